@@ -1,0 +1,213 @@
+//! The table of block formats.
+//!
+//! A format is one file of this folder (layout, unpacking, encoding) and one line in [`FORMATS`];
+//! everything that enumerates formats, the tests included, reads this table.
+//!
+//! Every quantized format of GGML is the same thing in different clothes: small integers, a scale
+//! per sub-block of 16 or 32, sometimes a minimum. [`Format::unpack`](Blocks::unpack) takes the
+//! clothes off one block; decoding to F32, the scalar dot product and the int8 panels of the
+//! prompt kernels are all built on it.
+
+mod float;
+mod q8_0;
+
+use std::fmt;
+
+use crate::act::ActFormat;
+
+/// Largest number of elements in a block of any format.
+pub const MAX_BLOCK: usize = 256;
+
+/// Type of a tensor as numbered in GGUF files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(non_camel_case_types)] // the field's names, as people write them on the command line
+#[allow(missing_docs)]
+#[repr(u32)]
+pub enum GgmlType {
+    F32 = 0,
+    F16 = 1,
+    Q8_0 = 8,
+    BF16 = 30,
+}
+
+/// The table: one line a format.
+pub static FORMATS: &[Format] = &[float::F32, float::F16, float::BF16, q8_0::Q8_0];
+
+/// A block format: how many elements a block has, how many bytes, and what can be done with them.
+pub struct Format {
+    /// Its number in files.
+    pub ty: GgmlType,
+    /// Its name as people write it: `Q4_K`.
+    pub name: &'static str,
+    /// Elements of a block; rows are whole blocks.
+    pub block: usize,
+    /// Bytes of a block.
+    pub bytes: usize,
+    /// Plain numbers or blocks of small integers.
+    pub kind: Kind,
+}
+
+/// The two families of formats.
+pub enum Kind {
+    /// Plain floating-point numbers, one a "block". Activations stay F32.
+    Float {
+        /// Decodes `dst.len()` numbers.
+        decode: fn(src: &[u8], dst: &mut [f32]),
+        /// Encodes `src.len()` numbers, rounding to nearest even.
+        encode: fn(src: &[f32], dst: &mut [u8]),
+    },
+    /// Blocks of small integers with scales. Activations are quantized to 8 bits.
+    Blocks(Blocks),
+}
+
+/// What is particular to a format of small integers.
+pub struct Blocks {
+    /// Elements that share a scale: 16 or 32.
+    pub sub: usize,
+    /// Whether sub-blocks have a minimum: value = scale·q + min.
+    pub has_min: bool,
+    /// The activation format that its dot product takes.
+    pub act: ActFormat,
+    /// Unpacks one block. `src` is exactly one block; of `dst` only what the block has is written.
+    /// Never panics, whatever the bytes are.
+    pub unpack: fn(src: &[u8], dst: &mut Unpacked),
+    /// Encodes one block of values without importance weights; `None` while nobody has written it.
+    pub encode: Option<fn(src: &[f32], dst: &mut [u8])>,
+}
+
+/// One unpacked block: value `i` is `scale[i / sub] * qs[i] + min[i / sub]`.
+///
+/// The product (and sum) in F32 gives the format's value to the last bit.
+#[derive(Clone)]
+#[repr(align(64))]
+pub struct Unpacked {
+    /// The integers, each within −128..=127 (in fact within ±127).
+    pub qs: [i8; MAX_BLOCK],
+    /// A scale per sub-block.
+    pub scale: [f32; 16],
+    /// A minimum per sub-block, to be added; meaningless unless [`Blocks::has_min`].
+    pub min: [f32; 16],
+}
+
+impl Default for Unpacked {
+    fn default() -> Self {
+        Unpacked { qs: [0; MAX_BLOCK], scale: [0.0; 16], min: [0.0; 16] }
+    }
+}
+
+impl Format {
+    /// Decodes whole blocks: `dst.len()` elements from `src`.
+    ///
+    /// # Panics
+    /// If `src` does not hold exactly `dst.len()` elements.
+    pub fn decode(&self, src: &[u8], dst: &mut [f32]) {
+        assert_eq!(src.len() / self.bytes * self.block, dst.len(), "{}: lengths differ", self.name);
+        match &self.kind {
+            Kind::Float { decode, .. } => decode(src, dst),
+            Kind::Blocks(b) => {
+                let mut u = Unpacked::default();
+                for (src, dst) in src.chunks_exact(self.bytes).zip(dst.chunks_exact_mut(self.block)) {
+                    (b.unpack)(src, &mut u);
+                    b.values(&u, dst);
+                }
+            }
+        }
+    }
+
+    /// Encodes whole blocks, `None` if the format has no encoder yet.
+    ///
+    /// # Panics
+    /// If `src` is no whole number of blocks or `dst` has another length than they take.
+    pub fn encode(&self, src: &[f32], dst: &mut [u8]) -> Option<()> {
+        assert_eq!(dst.len() / self.bytes * self.block, src.len(), "{}: lengths differ", self.name);
+        match &self.kind {
+            Kind::Float { encode, .. } => encode(src, dst),
+            Kind::Blocks(b) => {
+                let encode = b.encode?;
+                for (src, dst) in src.chunks_exact(self.block).zip(dst.chunks_exact_mut(self.bytes)) {
+                    encode(src, dst);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// The activation format that dot products with rows of this format take.
+    pub fn act(&self) -> ActFormat {
+        match &self.kind {
+            Kind::Float { .. } => ActFormat::F32,
+            Kind::Blocks(b) => b.act,
+        }
+    }
+}
+
+impl Blocks {
+    fn values(&self, u: &Unpacked, dst: &mut [f32]) {
+        for (i, (dst, q)) in dst.chunks_exact_mut(self.sub).zip(u.qs.chunks_exact(self.sub)).enumerate() {
+            for (y, &q) in dst.iter_mut().zip(q) {
+                // Without a minimum nothing is added, not even zero: -0.0 + 0.0 would lose the sign.
+                *y = u.scale[i] * f32::from(q);
+                if self.has_min {
+                    *y += u.min[i];
+                }
+            }
+        }
+    }
+}
+
+impl GgmlType {
+    /// The type with this number, if fathom knows it.
+    pub fn from_code(code: u32) -> Option<Self> {
+        FORMATS.iter().find(|f| f.ty as u32 == code).map(|f| f.ty)
+    }
+
+    /// The type with this name, in either case.
+    pub fn from_name(name: &str) -> Option<Self> {
+        FORMATS.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.ty)
+    }
+
+    /// Its line in the table.
+    pub fn format(self) -> &'static Format {
+        FORMATS.iter().find(|f| f.ty == self).expect("every type has its line in FORMATS")
+    }
+
+    /// Its name: `Q4_K`.
+    pub fn name(self) -> &'static str {
+        self.format().name
+    }
+
+    /// Bytes of a row of `n` elements; `None` if that is no whole number of blocks or overflows.
+    pub fn row_bytes(self, n: usize) -> Option<usize> {
+        let f = self.format();
+        n.is_multiple_of(f.block).then(|| (n / f.block).checked_mul(f.bytes))?
+    }
+}
+
+impl fmt::Display for GgmlType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Reads the half-precision number that starts at byte `at` of a block.
+fn f16_at(block: &[u8], at: usize) -> f32 {
+    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_consistent() {
+        for f in FORMATS {
+            assert_eq!(GgmlType::from_code(f.ty as u32), Some(f.ty));
+            assert_eq!(GgmlType::from_name(&f.name.to_lowercase()), Some(f.ty));
+            assert!(f.block <= MAX_BLOCK);
+            if let Kind::Blocks(b) = &f.kind {
+                assert!(b.sub == 16 || b.sub == 32, "{}", f.name);
+                assert_eq!(f.block % b.sub, 0, "{}", f.name);
+            }
+        }
+    }
+}
