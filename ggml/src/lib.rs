@@ -15,6 +15,7 @@
 //! | [`backend`] | what runs a graph |
 
 pub mod act;
+pub mod cpu;
 pub mod error;
 pub mod format;
 pub mod gguf;

@@ -10,7 +10,13 @@ pub const Q8_0: Format = Format {
     name: "Q8_0",
     block: 32,
     bytes: 34,
-    kind: Kind::Blocks(Blocks { sub: 32, has_min: false, act: ActFormat::Q8x32, unpack, encode: Some(encode) }),
+    kind: Kind::Blocks(Blocks {
+        sub: 32,
+        has_min: false,
+        act: ActFormat::Q8x32,
+        unpack,
+        encode: Some(encode),
+    }),
 };
 
 fn unpack(src: &[u8], dst: &mut Unpacked) {

@@ -1,0 +1,309 @@
+//! Few activation rows against many rows of quantized weights, at the speed of memory.
+//!
+//! Every format is brought into one shape on the way, a [`Step`] of 256 elements in registers:
+//! integers in their natural order, a scale and perhaps a minimum per 16. Formats differ in how
+//! they make a step, and in nothing else:
+//!
+//! ```text
+//!   row of blocks ──Weights::step──▶ 4 × 64 integers, 16 scales, 16 minimums
+//!                                        │ for each activation row
+//!                                        ▼
+//!   lane l of 16:  Σ over 4 vectors of  scale · (exact integer dot product of 4 elements)
+//! ```
+//!
+//! An activation row's result depends on nothing but its own data, so it has the same bits alone
+//! or among others. Let `T` be the sum of the absolute values of the products of all elements (and
+//! of the minimums with them). Then the error against exact arithmetic on the quantized values is
+//! at most `(k / 256 + 12) · ε · T`: a scale is rounded when it is made (2), a step adds at
+//! most 5 numbers and scales the sum (6), the steps are added (k / 256), then 16 lanes (4).
+
+use super::simd::{Kernel, Simd};
+use crate::act::{Q8Rows, SUM};
+use crate::format::{Blocks, Format, Kind, Unpacked};
+
+/// Elements of a step.
+pub(super) const STEP: usize = 256;
+
+/// Where a matrix-vector product reads and writes.
+#[derive(Clone, Copy)]
+pub(super) struct Args<'a> {
+    /// The first row of weights; rows lie `row_bytes` apart.
+    pub w: *const u8,
+    /// Bytes from row to row.
+    pub row_bytes: usize,
+    /// Rows of weights.
+    pub n_w: usize,
+    /// Activations: `k` and `block` fit the format.
+    pub x: Q8Rows<'a>,
+    /// Factor of every result.
+    pub scale: f32,
+    /// Result of weight row `r` and activation row `t` goes to `y[t * y_stride + r]`.
+    pub y: *mut f32,
+    /// See `y`.
+    pub y_stride: usize,
+}
+
+/// 256 elements of weights in registers.
+pub(super) struct Step<S: Simd> {
+    /// The integers in order.
+    pub q: [S::Q; 4],
+    /// A scale per 16 elements.
+    pub scale: S::F,
+    /// A minimum per 16 elements; unused unless [`Weights::MIN`].
+    pub min: S::F,
+}
+
+/// A format as these kernels see it.
+pub(super) trait Weights<S: Simd>: Copy {
+    /// Whether the integers are signed; otherwise they are within 0..=127.
+    const SIGNED: bool;
+    /// Whether there are minimums to add.
+    const MIN: bool;
+    /// Elements of the activations that share a scale: 32 or 256.
+    const ACT: usize;
+
+    /// Bytes of 256 elements.
+    fn step_bytes(self) -> usize;
+
+    /// The first `n` elements at `p`: 256, or fewer whole blocks. What is beyond them gets any
+    /// integers, with scales and minimums of zero.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of the bytes of `n` elements.
+    unsafe fn step(self, s: S, p: *const u8, n: usize) -> Step<S>;
+}
+
+/// The activations of a step, padded with zeros.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Padded {
+    qs: [i8; STEP],
+    d: [f32; STEP / 32],
+    sums: [i16; STEP / SUM],
+}
+
+impl Padded {
+    const ZERO: Padded = Padded {
+        qs: [0; STEP],
+        d: [0.0; STEP / 32],
+        sums: [0; STEP / SUM],
+    };
+
+    /// What is left of row `t` after the last whole step.
+    fn last(x: &Q8Rows<'_>, t: usize) -> Padded {
+        let mut p = Padded::ZERO;
+        let rest = x.k % STEP;
+        let end = (t + 1) * x.k;
+        p.qs[..rest].copy_from_slice(&x.qs[end - rest..end]);
+        let d = rest / 32;
+        if x.block == 32 {
+            p.d[..d].copy_from_slice(&x.d[end / 32 - d..end / 32]);
+        }
+        let sums = rest / SUM;
+        p.sums[..sums].copy_from_slice(&x.sums[end / SUM - sums..end / SUM]);
+        p
+    }
+}
+
+/// `acc` + the dot product of a step with its activations.
+///
+/// # Safety
+/// `x` is valid for reads of 256 bytes within ±127, `sums` of 16 words, `d` of 8 numbers, or 1 if
+/// `W::ACT` is 256.
+#[inline(always)]
+unsafe fn add_step<S: Simd, W: Weights<S>>(
+    s: S,
+    w: &Step<S>,
+    x: *const i8,
+    d: *const f32,
+    sums: *const i16,
+    acc: S::F,
+) -> S::F {
+    // SAFETY: the caller's promises, one for each pointer.
+    unsafe {
+        let per_256 = W::ACT == STEP;
+        let d = if per_256 {
+            s.splat(d.read())
+        } else {
+            s.load_dup8(d)
+        };
+        let scale = if per_256 { w.scale } else { s.mul(w.scale, d) };
+        let mut t = s.splat(0.0);
+        for part in 0..4 {
+            let x = x.add(64 * part);
+            let dot = if W::SIGNED {
+                s.dot_signed(w.q[part], x)
+            } else {
+                s.dot_unsigned(w.q[part], x)
+            };
+            let (dot, scale) = (s.to_f32(dot), s.spread(scale, part));
+            t = if part == 0 {
+                s.mul(dot, scale)
+            } else {
+                s.fma(dot, scale, t)
+            };
+        }
+        if W::MIN {
+            let min = if per_256 { w.min } else { s.mul(w.min, d) };
+            t = s.fma(s.load_i16(sums), min, t);
+        }
+        if per_256 { s.fma(t, d, acc) } else { s.add(acc, t) }
+    }
+}
+
+/// Rows of weights against `N` activation rows from row `first` on. Where there are fewer, the last is
+/// computed again.
+pub(super) struct MatVec<'a, W, const N: usize> {
+    pub w: W,
+    pub args: &'a Args<'a>,
+    pub first: usize,
+}
+
+impl<S: Simd, W: Weights<S>, const N: usize> Kernel<S> for MatVec<'_, W, N> {
+    #[inline(always)]
+    fn run(self, s: S) {
+        let Args {
+            x, row_bytes, scale, ..
+        } = *self.args;
+        let row = |n: usize| (self.first + n).min(x.rows - 1);
+        let (steps, rest) = (x.k / STEP, x.k % STEP);
+        let mut padded = [Padded::ZERO; N];
+        if rest > 0 {
+            for n in 0..N {
+                padded[n] = Padded::last(&x, row(n));
+            }
+        }
+        let per_row = x.k / W::ACT;
+        for r in 0..self.args.n_w {
+            let mut acc = [s.splat(0.0); N];
+            // SAFETY: whoever made `args` promised rows of weights of k elements, arrays of
+            // activations for all rows, and room for the results.
+            unsafe {
+                let mut p = self.args.w.add(r * row_bytes);
+                for i in 0..steps {
+                    let w = self.w.step(s, p, STEP);
+                    for n in 0..N {
+                        let t = row(n);
+                        let qs = x.qs.as_ptr().add(t * x.k + i * STEP);
+                        let d = x.d.as_ptr().add(t * per_row + i * (STEP / W::ACT));
+                        let sums = x.sums.as_ptr().add((t * x.k + i * STEP) / SUM);
+                        acc[n] = add_step::<S, W>(s, &w, qs, d, sums, acc[n]);
+                    }
+                    p = p.add(self.w.step_bytes());
+                }
+                if rest > 0 {
+                    let w = self.w.step(s, p, rest);
+                    for n in 0..N {
+                        let x = &padded[n];
+                        let (qs, d, sums) = (x.qs.as_ptr(), x.d.as_ptr(), x.sums.as_ptr());
+                        acc[n] = add_step::<S, W>(s, &w, qs, d, sums, acc[n]);
+                    }
+                }
+                for n in 0..N {
+                    let y = self.args.y.add(row(n) * self.args.y_stride + r);
+                    *y = s.sum(acc[n]) * scale;
+                }
+            }
+        }
+    }
+}
+
+/// Any format, through its own `unpack`.
+#[derive(Clone, Copy)]
+pub(super) struct Generic<const ACT: usize, const MIN: bool> {
+    pub format: &'static Format,
+    pub blocks: &'static Blocks,
+}
+
+impl<S: Simd, const ACT: usize, const MIN: bool> Weights<S> for Generic<ACT, MIN> {
+    const SIGNED: bool = true;
+    const MIN: bool = MIN;
+    const ACT: usize = ACT;
+
+    #[inline(always)]
+    fn step_bytes(self) -> usize {
+        STEP / self.format.block * self.format.bytes
+    }
+
+    #[inline(always)]
+    unsafe fn step(self, s: S, p: *const u8, n: usize) -> Step<S> {
+        let mut step = Unpacked::default();
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts(p, n / self.format.block * self.format.bytes) };
+        unpack(self.format, self.blocks, bytes, &mut step);
+        // SAFETY: the arrays have 256 and 16 elements.
+        unsafe {
+            let qs = step.qs.as_ptr().cast::<u8>();
+            Step {
+                q: [
+                    s.load_q(qs),
+                    s.load_q(qs.add(64)),
+                    s.load_q(qs.add(128)),
+                    s.load_q(qs.add(192)),
+                ],
+                scale: s.load(step.scale.as_ptr()),
+                min: s.load(step.min.as_ptr()),
+            }
+        }
+    }
+}
+
+/// Unpacks up to 256 elements of any block size, with a scale and a minimum per 16.
+pub(super) fn unpack(format: &Format, blocks: &Blocks, bytes: &[u8], step: &mut Unpacked) {
+    let mut u = Unpacked::default();
+    let per_sub = blocks.sub / SUM;
+    for (b, bytes) in bytes.chunks_exact(format.bytes).enumerate() {
+        (blocks.unpack)(bytes, &mut u);
+        let at = b * format.block;
+        step.qs[at..][..format.block].copy_from_slice(&u.qs[..format.block]);
+        for i in 0..format.block / SUM {
+            step.scale[at / SUM + i] = u.scale[i / per_sub];
+            step.min[at / SUM + i] = u.min[i / per_sub];
+        }
+    }
+}
+
+/// Any format on any instruction set.
+pub(super) fn generic<S: Simd>(s: S, format: &'static Format, args: &Args<'_>) {
+    let Kind::Blocks(blocks) = &format.kind else {
+        return;
+    };
+    match (blocks.act.block(), blocks.has_min) {
+        (32, false) => few(s, Generic::<32, false> { format, blocks }, args),
+        (32, true) => few(s, Generic::<32, true> { format, blocks }, args),
+        (_, false) => few(s, Generic::<256, false> { format, blocks }, args),
+        (_, true) => few(s, Generic::<256, true> { format, blocks }, args),
+    }
+}
+
+/// All activation rows, in groups of few sizes: for formats that are rare.
+fn few<S: Simd, W: Weights<S>>(s: S, w: W, args: &Args<'_>) {
+    let rows = args.x.rows;
+    let mut first = 0;
+    while first < rows {
+        match rows - first {
+            1 => s.vectorize(MatVec::<W, 1> { w, args, first }),
+            2..=4 => s.vectorize(MatVec::<W, 4> { w, args, first }),
+            _ => s.vectorize(MatVec::<W, 8> { w, args, first }),
+        }
+        first += 8;
+    }
+}
+
+/// All activation rows, in groups of up to 8.
+#[allow(dead_code)]
+pub(super) fn rows<S: Simd, W: Weights<S>>(s: S, w: W, args: &Args<'_>) {
+    let rows = args.x.rows;
+    let mut first = 0;
+    while first < rows {
+        match rows - first {
+            1 => s.vectorize(MatVec::<W, 1> { w, args, first }),
+            2 => s.vectorize(MatVec::<W, 2> { w, args, first }),
+            3 => s.vectorize(MatVec::<W, 3> { w, args, first }),
+            4 => s.vectorize(MatVec::<W, 4> { w, args, first }),
+            5..=6 => s.vectorize(MatVec::<W, 6> { w, args, first }),
+            _ => s.vectorize(MatVec::<W, 8> { w, args, first }),
+        }
+        first += 8;
+    }
+}

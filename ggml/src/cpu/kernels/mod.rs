@@ -1,0 +1,492 @@
+//! Hand-written kernels for the CPU, chosen at run time.
+//!
+//! Every algorithm is written once over the operations of a virtual 512-bit register ([`simd`]) and compiled for
+//! every instruction set; a format's layout is written once too. All of them give the same bits on
+//! every instruction set, which the tests check with `==`.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `simd` | what an instruction set must offer |
+//! | `scalar` | the portable one, the tests' truth |
+//! | `matvec` | quantized weights × few activation rows |
+//! | `float` | plain weights × activations, attention scores |
+//! | `attention` | weighted sums of value rows |
+//! | `vector` | norms, activations, exponentials, conversions |
+//!
+//! Nothing here knows threads: callers give disjoint outputs to theirs. Pointers may be unaligned.
+
+mod attention;
+mod float;
+mod matvec;
+mod scalar;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+use std::sync::OnceLock;
+
+use scalar::Scalar;
+use simd::Kernel;
+
+use crate::act::Q8Rows;
+use crate::format::{GgmlType, Kind};
+
+/// An instruction set that there are kernels for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Isa {
+    /// Any machine.
+    Scalar,
+}
+
+impl Isa {
+    /// All of them, the least capable first.
+    pub const ALL: &'static [Isa] = &[Isa::Scalar];
+
+    /// Its name in `FATHOM_CPU`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+        }
+    }
+}
+
+/// Why there are no kernels of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// No such instruction set.
+    #[error("unknown instruction set {name:?}; known here: {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What this machine can run.
+        known: String,
+    },
+    /// This machine lacks it.
+    #[error("this machine has no {name}; it can run {known}")]
+    Unavailable {
+        /// What was asked for.
+        name: &'static str,
+        /// What this machine can run.
+        known: String,
+    },
+}
+
+/// The kernels of one instruction set. A value of this type exists only where the machine has it.
+#[derive(Debug)]
+pub struct Kernels {
+    isa: Isa,
+}
+
+/// What this machine can run, the least capable first. Tests and benches iterate this.
+pub fn available() -> impl Iterator<Item = &'static Kernels> {
+    static ALL: OnceLock<Vec<Kernels>> = OnceLock::new();
+    let all = ALL.get_or_init(|| {
+        Isa::ALL
+            .iter()
+            .filter(|isa| isa.is_available())
+            .map(|&isa| Kernels { isa })
+            .collect()
+    });
+    all.iter()
+}
+
+/// The kernels with this name in `FATHOM_CPU`.
+pub fn select(name: &str) -> Result<&'static Kernels, SelectError> {
+    let known = || available().map(|k| k.isa.name()).collect::<Vec<_>>().join(", ");
+    match Isa::ALL.iter().find(|isa| isa.name() == name) {
+        None => Err(SelectError::Unknown {
+            name: name.to_owned(),
+            known: known(),
+        }),
+        Some(isa) => available()
+            .find(|k| k.isa == *isa)
+            .ok_or_else(|| SelectError::Unavailable {
+                name: isa.name(),
+                known: known(),
+            }),
+    }
+}
+
+/// What `FATHOM_CPU` asks for, else the best of this machine.
+pub fn from_environment() -> Result<&'static Kernels, SelectError> {
+    match std::env::var("FATHOM_CPU") {
+        Ok(name) if !name.is_empty() => select(&name),
+        _ => Ok(best()),
+    }
+}
+
+/// The kernels to use: [`from_environment`], or the best of this machine where that is an error, which a
+/// program shows at its start.
+pub fn kernels() -> &'static Kernels {
+    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+    CHOSEN.get_or_init(|| from_environment().unwrap_or_else(|_| best()))
+}
+
+fn best() -> &'static Kernels {
+    available().last().expect("there is always the scalar one")
+}
+
+/// Runs `$body` with `$s` the instruction set's proof.
+macro_rules! with_isa {
+    ($isa:expr, |$s:ident| $body:expr) => {
+        match $isa {
+            Isa::Scalar => {
+                let $s = Scalar;
+                $body
+            }
+        }
+    };
+}
+
+impl Kernels {
+    /// Which instruction set these are for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Quantizes a row to 8-bit blocks of `block` elements: [`crate::act::quantize_row`], with the same bits.
+    ///
+    /// # Panics
+    /// If lengths do not fit.
+    pub fn quantize_row(&self, x: &[f32], block: usize, qs: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+        with_isa!(self.isa, |s| run(
+            s,
+            vector::QuantizeRow {
+                x,
+                block,
+                qs,
+                d,
+                sums
+            }
+        ));
+    }
+
+    /// `y[t * y_stride + r]` = weight row `r` · activation row `t`, for few activation rows (any number is
+    /// accepted; weights are read once for 8).
+    ///
+    /// `w` holds `n_w` rows of `x.k` elements in the quantized format `ty`, `row_bytes` apart. A row's
+    /// result has the same bits alone or among others.
+    ///
+    /// # Safety
+    /// - `y` is valid for writes of `y[t * y_stride + r]` for every `t < x.rows` and `r < n_w`.
+    /// - Nobody else reads or writes those meanwhile.
+    ///
+    /// # Panics
+    /// If `w` or the arrays of `x` are too short, or `x` has not the format's activation blocks.
+    pub unsafe fn matvec_q8(
+        &self,
+        ty: GgmlType,
+        w: &[u8],
+        row_bytes: usize,
+        n_w: usize,
+        x: Q8Rows<'_>,
+        y: *mut f32,
+        y_stride: usize,
+    ) {
+        check_rows(ty, x.k, w.len(), row_bytes, n_w);
+        // SAFETY: `w` holds the rows; the rest is the caller's promise.
+        unsafe { self.matvec_q8_raw(ty, w.as_ptr(), row_bytes, n_w, x, 1.0, y, y_stride) }
+    }
+
+    /// [`Kernels::matvec_q8`] with weights behind a pointer and every result times `scale`.
+    ///
+    /// # Safety
+    /// - `w + r * row_bytes` is valid for reads of a row of `x.k` elements for every `r < n_w`.
+    /// - The rest as for `matvec_q8`.
+    unsafe fn matvec_q8_raw(
+        &self,
+        ty: GgmlType,
+        w: *const u8,
+        row_bytes: usize,
+        n_w: usize,
+        x: Q8Rows<'_>,
+        scale: f32,
+        y: *mut f32,
+        y_stride: usize,
+    ) {
+        let format = ty.format();
+        assert!(matches!(format.kind, Kind::Blocks(_)), "{ty} is not quantized");
+        assert_eq!(x.block, format.act().block(), "activation blocks of {ty}");
+        assert_eq!(x.k % format.block, 0, "whole blocks of {ty}");
+        x.check();
+        let args = matvec::Args {
+            w,
+            row_bytes,
+            n_w,
+            x,
+            scale,
+            y,
+            y_stride,
+        };
+        with_isa!(self.isa, |s| matvec::generic(s, format, &args));
+    }
+
+    /// `y[t * y_stride + r]` = weight row `r` · activation row `t` in F32, for weights of plain numbers (F32,
+    /// F16, BF16) and any number of activation rows of `k` numbers, `x_stride` apart.
+    ///
+    /// A row's result has the same bits alone or among any number of others.
+    ///
+    /// # Safety
+    /// As for [`Kernels::matvec_q8`], with `x_rows` rows.
+    ///
+    /// # Panics
+    /// If `w` or `x` is too short or `ty` is a type of blocks.
+    pub unsafe fn matvec_f32(
+        &self,
+        ty: GgmlType,
+        k: usize,
+        w: &[u8],
+        row_bytes: usize,
+        n_w: usize,
+        x: &[f32],
+        x_rows: usize,
+        x_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    ) {
+        check_rows(ty, k, w.len(), row_bytes, n_w);
+        assert!(fits(x.len(), x_stride, x_rows, k), "activations are too short");
+        let (w, x) = (w.as_ptr(), x.as_ptr());
+        let args = float::Args {
+            k,
+            w,
+            row_bytes,
+            n_w,
+            x,
+            x_stride,
+            n_x: x_rows,
+            scale: 1.0,
+            y,
+            y_stride,
+        };
+        with_isa!(self.isa, |s| float::product(s, ty, &args));
+    }
+
+    /// Products of query heads with cache rows of plain numbers: `out[h * out_stride + i]` =
+    /// `scale` · query `h` · row `i`.
+    ///
+    /// `q` holds heads of `width` numbers, one after another: all that share these rows.
+    ///
+    /// # Safety
+    /// - `k + i * row_stride` is valid for reads of `width` elements of type `ty` for every `i < n`.
+    /// - `out` is valid for writes of `n` numbers from every `h * out_stride` on, which nobody else touches.
+    ///
+    /// # Panics
+    /// If `ty` is a type of blocks.
+    pub unsafe fn attn_scores(
+        &self,
+        ty: GgmlType,
+        q: &[f32],
+        width: usize,
+        k: *const u8,
+        row_stride: usize,
+        n: usize,
+        scale: f32,
+        out: *mut f32,
+        out_stride: usize,
+    ) {
+        let args = float::Args {
+            k: width,
+            w: k,
+            row_bytes: row_stride,
+            n_w: n,
+            x: q.as_ptr(),
+            x_stride: width,
+            n_x: q.len() / width,
+            scale,
+            y: out,
+            y_stride: out_stride,
+        };
+        with_isa!(self.isa, |s| float::product(s, ty, &args));
+    }
+
+    /// The same for cache rows in Q8_0 and quantized query heads of `q.k` elements.
+    ///
+    /// # Safety
+    /// As for [`Kernels::attn_scores`].
+    ///
+    /// # Panics
+    /// If `q` has no blocks of 32 or its arrays are too short.
+    pub unsafe fn attn_scores_q8(
+        &self,
+        q: Q8Rows<'_>,
+        k: *const u8,
+        row_stride: usize,
+        n: usize,
+        scale: f32,
+        out: *mut f32,
+        out_stride: usize,
+    ) {
+        // SAFETY: the caller's promises are the same.
+        unsafe { self.matvec_q8_raw(GgmlType::Q8_0, k, row_stride, n, q, scale, out, out_stride) }
+    }
+
+    /// Weighted sums of cache rows: `acc[h * acc_stride + d] += Σ p[h * p_stride + i] · row i [d]`, rows in order.
+    ///
+    /// For `n_heads` heads that share `n` rows of `width` elements of type `ty`: F32, F16, BF16 or Q8_0.
+    ///
+    /// # Safety
+    /// - `v + i * row_stride` is valid for reads of `width` elements for every `i < n`.
+    /// - `acc` is valid for reads and writes of `width` numbers from every `h * acc_stride` on, which nobody
+    ///   else touches.
+    ///
+    /// # Panics
+    /// If `p` is too short or `ty` is another type.
+    pub unsafe fn attn_values(
+        &self,
+        ty: GgmlType,
+        p: &[f32],
+        p_stride: usize,
+        n_heads: usize,
+        v: *const u8,
+        row_stride: usize,
+        n: usize,
+        width: usize,
+        acc: *mut f32,
+        acc_stride: usize,
+    ) {
+        assert!(fits(p.len(), p_stride, n_heads, n), "weights are too short");
+        let p = p.as_ptr();
+        let args = attention::Args {
+            p,
+            p_stride,
+            n_heads,
+            v,
+            row_stride,
+            n,
+            width,
+            acc,
+            acc_stride,
+        };
+        with_isa!(self.isa, |s| attention::values(s, ty, &args));
+    }
+
+    /// `y` ← `x` / √(mean(x²) + eps) · `weight`.
+    ///
+    /// # Panics
+    /// If lengths differ.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+        assert!(
+            x.len() == weight.len() && y.len() == weight.len(),
+            "lengths of the operands"
+        );
+        let (x, y) = (x.as_ptr(), y.as_mut_ptr());
+        with_isa!(self.isa, |s| run(s, vector::RmsNorm { x, weight, eps, y }));
+    }
+
+    /// [`Kernels::rms_norm`] in place.
+    ///
+    /// # Panics
+    /// If lengths differ.
+    pub fn rms_norm_inplace(&self, x: &mut [f32], weight: &[f32], eps: f32) {
+        assert_eq!(x.len(), weight.len(), "lengths of the operands");
+        let y = x.as_mut_ptr();
+        with_isa!(self.isa, |s| run(s, vector::RmsNorm { x: y, weight, eps, y }));
+    }
+
+    /// `gate` ← silu(`gate`) · `up`, with silu(g) = g / (1 + e^−g).
+    ///
+    /// # Panics
+    /// If lengths differ.
+    pub fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
+        with_isa!(self.isa, |s| run(s, vector::SwiGlu { x: up, y: gate }));
+    }
+
+    /// `y` += `a` · `x`.
+    ///
+    /// # Panics
+    /// If lengths differ.
+    pub fn axpy(&self, a: f32, x: &[f32], y: &mut [f32]) {
+        with_isa!(self.isa, |s| run(s, vector::Axpy { a, x, y }));
+    }
+
+    /// `y` += `x`.
+    ///
+    /// # Panics
+    /// If lengths differ.
+    pub fn add(&self, x: &[f32], y: &mut [f32]) {
+        with_isa!(self.isa, |s| run(s, vector::Add { x, y }));
+    }
+
+    /// `y` ← `y` · `x`, element by element.
+    ///
+    /// # Panics
+    /// If lengths differ.
+    pub fn mul(&self, x: &[f32], y: &mut [f32]) {
+        with_isa!(self.isa, |s| run(s, vector::Mul { x, y }));
+    }
+
+    /// `x` ← `a` · `x`.
+    pub fn scale(&self, a: f32, x: &mut [f32]) {
+        with_isa!(self.isa, |s| run(s, vector::Scale { a, x }));
+    }
+
+    /// `x` ← e^(`x` − `max`), within 2 units in the last place; gives their sum.
+    pub fn softmax_exp(&self, x: &mut [f32], max: f32) -> f32 {
+        let mut sum = 0.0;
+        with_isa!(self.isa, |s| run(
+            s,
+            vector::SoftmaxExp {
+                x,
+                max,
+                sum: &mut sum
+            }
+        ));
+        sum
+    }
+
+    /// The largest number, −∞ of none; any number if one of them is a NaN.
+    pub fn max(&self, x: &[f32]) -> f32 {
+        let mut max = 0.0;
+        with_isa!(self.isa, |s| run(s, vector::Max { x, max: &mut max }));
+        max
+    }
+
+    /// To F16 (little-endian, nearest even).
+    ///
+    /// # Panics
+    /// If `bytes` has not two for every number.
+    pub fn to_f16(&self, x: &[f32], bytes: &mut [u8]) {
+        with_isa!(self.isa, |s| run(s, vector::ToF16 { x, bytes }));
+    }
+
+    /// From F16.
+    ///
+    /// # Panics
+    /// If `bytes` has not two for every number.
+    pub fn from_f16(&self, bytes: &[u8], x: &mut [f32]) {
+        with_isa!(self.isa, |s| run(s, vector::FromF16 { bytes, x }));
+    }
+}
+
+/// `kernel` on `s`: with the type's name spelled once.
+fn run<S: simd::Simd, K: Kernel<S>>(s: S, kernel: K) {
+    s.vectorize(kernel);
+}
+
+/// Whether `rows` rows of `width`, `stride` apart, fit into `len`.
+fn fits(len: usize, stride: usize, rows: usize, width: usize) -> bool {
+    let Some(last) = rows.checked_sub(1) else {
+        return true;
+    };
+    last.checked_mul(stride)
+        .and_then(|n| n.checked_add(width))
+        .is_some_and(|n| n <= len)
+}
+
+/// Panics unless `len` bytes hold the rows of weights.
+fn check_rows(ty: GgmlType, k: usize, len: usize, row_bytes: usize, n_w: usize) {
+    let width = ty.row_bytes(k).expect("whole blocks");
+    assert!(
+        fits(len, row_bytes, n_w, width),
+        "{n_w} rows of {k} {ty} do not fit into {len} bytes"
+    );
+}

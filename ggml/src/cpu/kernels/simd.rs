@@ -1,0 +1,145 @@
+//! What every instruction set must offer, so that each algorithm is written once.
+//!
+//! All algorithms see the same virtual register of 512 bits: 16 lanes of f32 ([`Simd::F`]), 16 lanes of
+//! i32 ([`Simd::I`]) or 64 bytes ([`Simd::Q`]). AVX-512 holds it in one register, AVX2 in two, NEON in
+//! four, the scalar twin in an array. Lane order, the order of additions and fused multiply-adds
+//! are part of the contract, so **every kernel gives the same bits on every instruction set**, and tests
+//! compare with `==`.
+//!
+//! A value of a type that implements [`Simd`] is the proof that the machine has those instructions;
+//! it is made once, where features are detected. Operations on registers are therefore safe; what
+//! dereferences a pointer is not.
+
+/// An algorithm that [`Simd::vectorize`] compiles for an instruction set.
+pub(super) trait Kernel<S> {
+    /// Runs it. Implementations are `#[inline(always)]`, so that they become part of a function with
+    /// the target features enabled.
+    fn run(self, s: S);
+}
+
+/// 512 bits of registers and what can be done with them.
+///
+/// Every method is `#[inline(always)]` and compiles to a few instructions.
+pub(super) trait Simd: Copy {
+    /// Whether 16 and more virtual registers of f32 fit the machine's registers.
+    const WIDE: bool;
+    /// 16 × f32.
+    type F: Copy;
+    /// 16 × i32.
+    type I: Copy;
+    /// 64 bytes.
+    type Q: Copy;
+
+    /// Runs `kernel` in a function of its own with this instruction set enabled.
+    fn vectorize<K: Kernel<Self>>(self, kernel: K);
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// 16 numbers.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 16 numbers.
+    unsafe fn load(self, p: *const f32) -> Self::F;
+    /// The first `n <= 16` numbers, zeros beyond.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `n` numbers.
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F;
+    /// Stores 16 numbers.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of 16 numbers.
+    unsafe fn store(self, p: *mut f32, v: Self::F);
+    /// Stores the first `n <= 16` lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `n` numbers.
+    unsafe fn store_first(self, p: *mut f32, n: usize, v: Self::F);
+    /// 8 numbers, each in two neighbouring lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 8 numbers.
+    unsafe fn load_dup8(self, p: *const f32) -> Self::F;
+    /// 16 half-precision numbers, of any alignment.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 32 bytes.
+    unsafe fn load_f16(self, p: *const u8) -> Self::F;
+    /// 16 bfloat16 numbers, of any alignment.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 32 bytes.
+    unsafe fn load_bf16(self, p: *const u8) -> Self::F;
+    /// Rounds to half precision, to nearest even.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of 32 bytes.
+    unsafe fn store_f16(self, p: *mut u8, v: Self::F);
+    /// 16 signed bytes.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 16 bytes.
+    unsafe fn load_i8(self, p: *const i8) -> Self::F;
+    /// 16 signed words.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 16 words.
+    unsafe fn load_i16(self, p: *const i16) -> Self::F;
+
+    /// `a + b`.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`, except that a NaN in either may give NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`, except that a NaN in either may give NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// To the nearest integer, halves to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// 2ⁿ for integral `n` in −126..=127; any number for other lanes.
+    fn pow2(self, n: Self::F) -> Self::F;
+    /// `if x < limit { 0 } else { v }` per lane.
+    fn zero_below(self, x: Self::F, limit: Self::F, v: Self::F) -> Self::F;
+    /// Sum of the lanes: halves added to halves, 16 → 8 → 4 → 2 → 1.
+    fn sum(self, v: Self::F) -> f32;
+    /// The largest lane.
+    fn largest(self, v: Self::F) -> f32;
+    /// Largest magnitude of 16 `n` numbers. A NaN counts as larger than everything.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `16 n` numbers.
+    unsafe fn magnitude(self, p: *const f32, n: usize) -> f32;
+    /// Stores the lanes' nearest integers (halves to even), which must be within ±127, and gives their sum.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of 16 bytes.
+    unsafe fn store_i8(self, p: *mut i8, v: Self::F) -> i16;
+
+    /// Lane `l` becomes `v[4 * part + l / 4]`: what belongs to 16 elements, for the 4 lanes of their dot product.
+    fn spread(self, v: Self::F, part: usize) -> Self::F;
+    /// To f32.
+    fn to_f32(self, v: Self::I) -> Self::F;
+
+    /// 64 bytes.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 64 bytes.
+    unsafe fn load_q(self, p: *const u8) -> Self::Q;
+    /// Exact dot products of 4 elements each: lane `l` = Σ w·x over the elements `4l..4l + 4`. The bytes
+    /// of `w` are within 0..=127.
+    ///
+    /// # Safety
+    /// `x` is valid for reads of 64 bytes.
+    unsafe fn dot_unsigned(self, w: Self::Q, x: *const i8) -> Self::I;
+    /// The same for signed bytes `w`; those of `x` must be within ±127.
+    ///
+    /// # Safety
+    /// `x` is valid for reads of 64 bytes.
+    unsafe fn dot_signed(self, w: Self::Q, x: *const i8) -> Self::I;
+}

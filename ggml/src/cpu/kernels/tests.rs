@@ -1,0 +1,229 @@
+//! Every kernel on every instruction set of this machine against exact arithmetic, and against the
+//! scalar twin bit by bit.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::act::{self, ActFormat, SUM};
+use crate::format::{FORMATS, Format, Unpacked};
+
+/// Pseudorandom numbers (splitmix64): what a case holds follows from its seed.
+pub(super) struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Within ±1.
+    pub fn f32(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.f32()).collect()
+    }
+}
+
+/// Rows of weights `row_bytes` apart, behind an offset that spoils any alignment.
+pub(super) struct Weights {
+    bytes: Vec<u8>,
+    offset: usize,
+    pub row_bytes: usize,
+    pub n: usize,
+}
+
+impl Weights {
+    /// Encoded random rows; where there is no encoder, random bytes with sane scales.
+    pub fn random(rng: &mut Rng, format: &Format, k: usize, n: usize, offset: usize, gap: usize) -> Weights {
+        let row_bytes = format.ty.row_bytes(k).unwrap() + gap;
+        let mut bytes = vec![0xff; offset + row_bytes * n];
+        for r in 0..n {
+            let row = &mut bytes[offset + r * row_bytes..][..row_bytes - gap];
+            let values: Vec<f32> = rng.floats(k).iter().map(|x| x * 0.1 + 0.01).collect();
+            if format.encode(&values, row).is_none() {
+                for block in row.chunks_exact_mut(format.bytes) {
+                    random_block(rng, format, block);
+                }
+            }
+        }
+        Weights {
+            bytes,
+            offset,
+            row_bytes,
+            n,
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[self.offset..]
+    }
+
+    pub fn row(&self, r: usize) -> &[u8] {
+        &self.bytes()[r * self.row_bytes..]
+    }
+}
+
+/// Any bytes whose scales are finite and of ordinary size.
+fn random_block(rng: &mut Rng, format: &Format, block: &mut [u8]) {
+    let mut values = vec![0.0; format.block];
+    loop {
+        block.iter_mut().for_each(|b| *b = rng.next() as u8);
+        format.decode(block, &mut values);
+        if values.iter().all(|v| v.is_finite() && v.abs() < 1e6) {
+            return;
+        }
+    }
+}
+
+/// Owned quantized activations.
+pub(super) struct Activations {
+    k: usize,
+    rows: usize,
+    block: usize,
+    qs: Vec<i8>,
+    d: Vec<f32>,
+    sums: Vec<i16>,
+}
+
+impl Activations {
+    pub fn random(rng: &mut Rng, k: usize, rows: usize, block: usize) -> Activations {
+        let mut a = Activations {
+            k,
+            rows,
+            block,
+            qs: vec![0; rows * k],
+            d: vec![0.0; rows * k / block],
+            sums: vec![0; rows * k / SUM],
+        };
+        for t in 0..rows {
+            // Skewed, so that minimums and offsets matter.
+            let x: Vec<f32> = rng.floats(k).iter().map(|x| x + 0.3).collect();
+            let (qs, d) = (&mut a.qs[t * k..][..k], &mut a.d[t * k / block..][..k / block]);
+            act::quantize_row(&x, block, qs, d, &mut a.sums[t * k / SUM..][..k / SUM]);
+        }
+        a
+    }
+
+    pub fn view(&self) -> Q8Rows<'_> {
+        let Activations {
+            k,
+            rows,
+            block,
+            ref qs,
+            ref d,
+            ref sums,
+        } = *self;
+        Q8Rows {
+            k,
+            rows,
+            block,
+            qs,
+            d,
+            sums,
+        }
+    }
+}
+
+/// The exact dot product of an encoded row and a quantized one, and the sum of its terms' magnitudes.
+pub(super) fn exact(format: &Format, row: &[u8], x: Q8Rows<'_>) -> (f64, f64) {
+    let Kind::Blocks(blocks) = &format.kind else {
+        unreachable!()
+    };
+    let mut u = Unpacked::default();
+    let (mut sum, mut terms) = (0.0, 0.0);
+    for (b, block) in row
+        .chunks_exact(format.bytes)
+        .take(x.k / format.block)
+        .enumerate()
+    {
+        (blocks.unpack)(block, &mut u);
+        for i in 0..format.block {
+            let at = b * format.block + i;
+            let x = f64::from(x.qs[at]) * f64::from(x.d[at / x.block]);
+            let q = f64::from(u.scale[i / blocks.sub]) * f64::from(u.qs[i]) * x;
+            let min = if blocks.has_min {
+                f64::from(u.min[i / blocks.sub]) * x
+            } else {
+                0.0
+            };
+            sum += q + min;
+            terms += q.abs() + min.abs();
+        }
+    }
+    (sum, terms)
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Every quantized format.
+fn quantized() -> impl Iterator<Item = &'static Format> {
+    FORMATS.iter().filter(|f| f.act() != ActFormat::F32)
+}
+
+fn matvec(kernels: &Kernels, format: &Format, w: &Weights, x: Q8Rows<'_>, stride: usize) -> Vec<f32> {
+    let mut y = vec![f32::NAN; (x.rows - 1) * stride + w.n];
+    // SAFETY: y has room for x.rows rows, `stride` apart.
+    unsafe { kernels.matvec_q8(format.ty, w.bytes(), w.row_bytes, w.n, x, y.as_mut_ptr(), stride) };
+    y
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn matvec_q8_is_exact_within_its_bound(
+        seed: u64, blocks in 1usize..20, n_w in 1usize..6, rows in 1usize..12, offset in 0usize..4,
+    ) {
+        for format in quantized() {
+            let mut rng = Rng(seed);
+            let k = if format.block == 256 { 256 * blocks.div_ceil(4) } else { format.block * blocks };
+            let w = Weights::random(&mut rng, format, k, n_w, offset, offset * 3);
+            let x = Activations::random(&mut rng, k, rows, format.act().block());
+            let truth = matvec(available().next().unwrap(), format, &w, x.view(), n_w + 1);
+            for r in 0..n_w {
+                for t in 0..rows {
+                    let (sum, terms) = exact(format, w.row(r), x.view().row(t));
+                    let error = (f64::from(truth[t * (n_w + 1) + r]) - sum).abs();
+                    let bound = (k as f64 / 256.0 + 12.0) * f64::from(f32::EPSILON) * terms;
+                    prop_assert!(error <= bound, "{}: row {r}, token {t}: {error} > {bound}", format.name);
+                }
+            }
+            for kernels in available() {
+                let all = matvec(kernels, format, &w, x.view(), n_w + 1);
+                prop_assert_eq!(bits(&all), bits(&truth), "{} on {:?}", format.name, kernels.isa());
+                for t in 0..rows {
+                    let alone = matvec(kernels, format, &w, x.view().row(t), n_w);
+                    let among = &all[t * (n_w + 1)..][..n_w];
+                    prop_assert_eq!(bits(&alone), bits(among), "{} alone", format.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quantize_row_has_the_same_bits(seed: u64, blocks in 1usize..6, scale in -44f32..40.0, odd in 0usize..8) {
+        let mut rng = Rng(seed);
+        for block in [32, 256] {
+            let mut x: Vec<f32> = rng.floats(blocks * block).iter().map(|v| v * scale.exp2()).collect();
+            // Ties, zeros, subnormals and what is no number.
+            let special = [0.0, -0.0, f32::MIN_POSITIVE / 3.0, 0.5, f32::INFINITY, f32::NAN, f32::MAX, 126.5];
+            x[(seed % 32) as usize] = special[odd];
+            let empty = || (vec![9i8; x.len()], vec![9f32; x.len() / block], vec![9i16; x.len() / SUM]);
+            let (mut qs, mut d, mut sums) = empty();
+            act::quantize_row(&x, block, &mut qs, &mut d, &mut sums);
+            for kernels in available() {
+                let (mut qs2, mut d2, mut sums2) = empty();
+                kernels.quantize_row(&x, block, &mut qs2, &mut d2, &mut sums2);
+                prop_assert_eq!(&qs2, &qs);
+                prop_assert_eq!(&sums2, &sums);
+                prop_assert!(d.iter().zip(&d2).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()));
+            }
+        }
+    }
+}
