@@ -8,12 +8,27 @@
 //! clothes off one block; decoding to F32, the scalar dot product and the int8 panels of the
 //! prompt kernels are all built on it.
 
+mod bits;
+mod dot;
 mod float;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+#[doc(hidden)]
+pub mod random;
 
 use std::fmt;
 
 use crate::act::ActFormat;
+
+pub use dot::{dot_f32, dot_q8};
 
 /// Largest number of elements in a block of any format.
 pub const MAX_BLOCK: usize = 256;
@@ -26,12 +41,49 @@ pub const MAX_BLOCK: usize = 256;
 pub enum GgmlType {
     F32 = 0,
     F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
+    Q5_0 = 6,
+    Q5_1 = 7,
     Q8_0 = 8,
+    Q2_K = 10,
+    Q3_K = 11,
+    Q4_K = 12,
+    Q5_K = 13,
+    Q6_K = 14,
     BF16 = 30,
 }
 
 /// The table: one line a format.
-pub static FORMATS: &[Format] = &[float::F32, float::F16, float::BF16, q8_0::Q8_0];
+pub static FORMATS: &[Format] = &[
+    float::F32,
+    float::F16,
+    float::BF16,
+    q4_0::Q4_0,
+    q4_1::Q4_1,
+    q5_0::Q5_0,
+    q5_1::Q5_1,
+    q8_0::Q8_0,
+    q2_k::Q2_K,
+    q3_k::Q3_K,
+    q4_k::Q4_K,
+    q5_k::Q5_K,
+    q6_k::Q6_K,
+];
+
+/// Line of each type number in [`FORMATS`]; [`NO_LINE`] for numbers without one.
+static LINES: [u8; 64] = {
+    let mut lines = [NO_LINE; 64];
+    let mut i = 0;
+    while i < FORMATS.len() {
+        let code = FORMATS[i].ty as usize;
+        assert!(lines[code] == NO_LINE, "two lines for one type");
+        lines[code] = i as u8;
+        i += 1;
+    }
+    lines
+};
+const NO_LINE: u8 = u8::MAX;
 
 /// A block format: how many elements a block has, how many bytes, and what can be done with them.
 pub struct Format {
@@ -60,6 +112,9 @@ pub enum Kind {
     Blocks(Blocks),
 }
 
+/// Encodes one block: `src` and `dst` are exactly one block.
+pub type Encode = fn(src: &[f32], dst: &mut [u8]);
+
 /// What is particular to a format of small integers.
 pub struct Blocks {
     /// Elements that share a scale: 16 or 32.
@@ -72,7 +127,7 @@ pub struct Blocks {
     /// Never panics, whatever the bytes are.
     pub unpack: fn(src: &[u8], dst: &mut Unpacked),
     /// Encodes one block of values without importance weights; `None` while nobody has written it.
-    pub encode: Option<fn(src: &[f32], dst: &mut [u8])>,
+    pub encode: Option<Encode>,
 }
 
 /// One unpacked block: value `i` is `scale[i / sub] * qs[i] + min[i / sub]`.
@@ -81,7 +136,7 @@ pub struct Blocks {
 #[derive(Clone)]
 #[repr(align(64))]
 pub struct Unpacked {
-    /// The integers, each within −128..=127 (in fact within ±127).
+    /// The integers, within ±127; only Q8_0 can express −128, though no encoder writes it.
     pub qs: [i8; MAX_BLOCK],
     /// A scale per sub-block.
     pub scale: [f32; 16],
@@ -95,6 +150,21 @@ impl Default for Unpacked {
             qs: [0; MAX_BLOCK],
             scale: [0.0; 16],
             min: [0.0; 16],
+        }
+    }
+}
+
+impl Unpacked {
+    /// The `i`-th piece of `N` integers.
+    fn sub_mut<const N: usize>(&mut self, i: usize) -> &mut [i8; N] {
+        &mut self.qs.as_chunks_mut().0[i]
+    }
+
+    /// The eight scales and minimums of Q4_K and Q5_K.
+    fn set_scales_and_mins(&mut self, d: f32, dmin: f32, (scales, mins): ([u8; 8], [u8; 8])) {
+        for i in 0..8 {
+            self.scale[i] = d * f32::from(scales[i]);
+            self.min[i] = -(dmin * f32::from(mins[i]));
         }
     }
 }
@@ -176,7 +246,8 @@ impl Blocks {
 impl GgmlType {
     /// The type with this number, if fathom knows it.
     pub fn from_code(code: u32) -> Option<Self> {
-        FORMATS.iter().find(|f| f.ty as u32 == code).map(|f| f.ty)
+        let line = *LINES.get(usize::try_from(code).ok()?)?;
+        Some(FORMATS.get(usize::from(line))?.ty)
     }
 
     /// The type with this name, in either case.
@@ -189,10 +260,7 @@ impl GgmlType {
 
     /// Its line in the table.
     pub fn format(self) -> &'static Format {
-        FORMATS
-            .iter()
-            .find(|f| f.ty == self)
-            .expect("every type has its line in FORMATS")
+        &FORMATS[usize::from(LINES[self as usize])]
     }
 
     /// Its name: `Q4_K`.

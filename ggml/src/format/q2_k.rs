@@ -1,0 +1,50 @@
+//! Q2_K: 256 values in 16 sub-blocks; value = (d·s)·q − dmin·m with q of two bits, s and m of four.
+//!
+//! 16 bytes with s in the low and m in the high nibble, 64 bytes of q, `d: f16`, `dmin: f16`. Each half of 128
+//! values has 32 bytes of q: bits 0-1 of byte l are value l, bits 2-3 value l + 32, and so on.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::bits::F16;
+use super::{Blocks, Format, GgmlType, Kind, Unpacked};
+use crate::act::ActFormat;
+
+pub const Q2_K: Format = Format {
+    ty: GgmlType::Q2_K,
+    name: "Q2_K",
+    block: 256,
+    bytes: size_of::<Block>(),
+    kind: Kind::Blocks(Blocks {
+        sub: 16,
+        has_min: true,
+        act: ActFormat::Q8x256,
+        unpack,
+        encode: None,
+    }),
+};
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Block {
+    scales: [u8; 16],
+    qs: [u8; 64],
+    d: F16,
+    dmin: F16,
+}
+
+fn unpack(src: &[u8], dst: &mut Unpacked) {
+    let b: &Block = bytemuck::from_bytes(src);
+    let (d, dmin) = (b.d.get(), b.dmin.get());
+    for (i, s) in b.scales.iter().enumerate() {
+        dst.scale[i] = d * f32::from(s & 15);
+        dst.min[i] = -(dmin * f32::from(s >> 4));
+    }
+    for (half, packed) in b.qs.as_chunks::<32>().0.iter().enumerate() {
+        for part in 0..4 {
+            let qs: &mut [i8; 32] = dst.sub_mut(4 * half + part);
+            for (q, p) in qs.iter_mut().zip(packed) {
+                *q = (p >> (2 * part) & 3) as i8;
+            }
+        }
+    }
+}

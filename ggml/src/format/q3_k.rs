@@ -1,0 +1,53 @@
+//! Q3_K: 256 values in 16 sub-blocks; value = d·(s − 32)·(q − 4) with q of three bits, s of six.
+//!
+//! 32 bytes of third bits (bit p of byte l belongs to value 32p + l), 64 bytes with the low two bits packed as in
+//! Q2_K, 12 bytes of scales, `d: f16`. Of the scales, byte i of the first eight holds the low nibbles of scales i
+//! and i + 8; bits 2p and 2p + 1 of byte 8 + i are the high bits of scale 4p + i.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::bits::F16;
+use super::{Blocks, Format, GgmlType, Kind, Unpacked};
+use crate::act::ActFormat;
+
+pub const Q3_K: Format = Format {
+    ty: GgmlType::Q3_K,
+    name: "Q3_K",
+    block: 256,
+    bytes: size_of::<Block>(),
+    kind: Kind::Blocks(Blocks {
+        sub: 16,
+        has_min: false,
+        act: ActFormat::Q8x256,
+        unpack,
+        encode: None,
+    }),
+};
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Block {
+    high: [u8; 32],
+    qs: [u8; 64],
+    scales: [u8; 12],
+    d: F16,
+}
+
+fn unpack(src: &[u8], dst: &mut Unpacked) {
+    let b: &Block = bytemuck::from_bytes(src);
+    let d = b.d.get();
+    for (i, scale) in dst.scale.iter_mut().enumerate() {
+        let low = b.scales[i % 8] >> (i / 8 * 4) & 15;
+        let high = b.scales[8 + i % 4] >> (i / 4 * 2) & 3;
+        *scale = d * f32::from((low | high << 4) as i8 - 32);
+    }
+    for (half, packed) in b.qs.as_chunks::<32>().0.iter().enumerate() {
+        for part in 0..4 {
+            let plane = 4 * half + part;
+            let qs: &mut [i8; 32] = dst.sub_mut(plane);
+            for ((q, p), h) in qs.iter_mut().zip(packed).zip(&b.high) {
+                *q = (p >> (2 * part) & 3 | (h >> plane & 1) << 2) as i8 - 4;
+            }
+        }
+    }
+}

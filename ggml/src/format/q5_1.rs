@@ -1,0 +1,37 @@
+//! Q5_1: 32 values, `d: f16`, `m: f16`, 4 bytes of fifth bits, 16 bytes of nibbles; value = d·q + m.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::bits::{F16, five_bits};
+use super::{Blocks, Format, GgmlType, Kind, Unpacked};
+use crate::act::ActFormat;
+
+pub const Q5_1: Format = Format {
+    ty: GgmlType::Q5_1,
+    name: "Q5_1",
+    block: 32,
+    bytes: size_of::<Block>(),
+    kind: Kind::Blocks(Blocks {
+        sub: 32,
+        has_min: true,
+        act: ActFormat::Q8x32,
+        unpack,
+        encode: None,
+    }),
+};
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Block {
+    d: F16,
+    m: F16,
+    high: [u8; 4],
+    qs: [u8; 16],
+}
+
+fn unpack(src: &[u8], dst: &mut Unpacked) {
+    let b: &Block = bytemuck::from_bytes(src);
+    dst.scale[0] = b.d.get();
+    dst.min[0] = b.m.get();
+    five_bits(&b.qs, b.high, dst.sub_mut(0), |q| q as i8);
+}
