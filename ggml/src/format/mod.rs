@@ -11,6 +11,18 @@
 mod bits;
 mod dot;
 mod float;
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod nvfp4;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -23,6 +35,8 @@ mod q6_k;
 mod q8_0;
 #[doc(hidden)]
 pub mod random;
+mod tq1_0;
+mod tq2_0;
 
 use std::fmt;
 
@@ -51,7 +65,20 @@ pub enum GgmlType {
     Q4_K = 12,
     Q5_K = 13,
     Q6_K = 14,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
+    IQ1_S = 19,
+    IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
+    IQ4_XS = 23,
+    IQ1_M = 29,
     BF16 = 30,
+    TQ1_0 = 34,
+    TQ2_0 = 35,
+    MXFP4 = 39,
+    NVFP4 = 40,
 }
 
 /// The table: one line a format.
@@ -69,6 +96,19 @@ pub static FORMATS: &[Format] = &[
     q4_k::Q4_K,
     q5_k::Q5_K,
     q6_k::Q6_K,
+    iq1_s::IQ1_S,
+    iq1_m::IQ1_M,
+    iq2_xxs::IQ2_XXS,
+    iq2_xs::IQ2_XS,
+    iq2_s::IQ2_S,
+    iq3_xxs::IQ3_XXS,
+    iq3_s::IQ3_S,
+    iq4_nl::IQ4_NL,
+    iq4_xs::IQ4_XS,
+    tq1_0::TQ1_0,
+    tq2_0::TQ2_0,
+    mxfp4::MXFP4,
+    nvfp4::NVFP4,
 ];
 
 /// Line of each type number in [`FORMATS`]; [`NO_LINE`] for numbers without one.

@@ -4,7 +4,7 @@
 //! the block's own scale is then set so that its values have the magnitude asked for.
 
 use super::bits::F16;
-use super::{Format, GgmlType};
+use super::{Format, GgmlType, nvfp4};
 
 /// Where a block has its scale.
 enum Scale {
@@ -13,6 +13,12 @@ enum Scale {
     /// F16 numbers at these bytes; the second scales minimums and is `ratio` times the first, which centers the
     /// values at zero.
     F16WithMin { d: usize, min: usize, ratio: f32 },
+    /// The nibbles of an F16, least significant first, in the high nibbles of these bytes.
+    F16InNibbles([usize; 4]),
+    /// An exponent at this byte.
+    E8M0(usize),
+    /// Small floating-point numbers at these bytes.
+    Ue4m3([usize; 4]),
 }
 
 /// Where `ty` has its scale; `None` for plain numbers.
@@ -48,6 +54,14 @@ fn scale_of(ty: GgmlType) -> Option<Scale> {
             ratio: 15.5,
         },
         T::Q6_K => Scale::F16(208),
+        T::IQ2_XXS | T::IQ2_XS | T::IQ2_S | T::IQ3_XXS | T::IQ3_S | T::IQ1_S | T::IQ4_NL | T::IQ4_XS => {
+            Scale::F16(0)
+        }
+        T::IQ1_M => Scale::F16InNibbles([49, 51, 53, 55]),
+        T::TQ1_0 => Scale::F16(52),
+        T::TQ2_0 => Scale::F16(64),
+        T::MXFP4 => Scale::E8M0(0),
+        T::NVFP4 => Scale::Ue4m3([0, 1, 2, 3]),
     })
 }
 
@@ -61,6 +75,14 @@ impl Scale {
                 f16(d, x);
                 f16(min, ratio * x);
             }
+            Scale::F16InNibbles(at) => {
+                let bits = half::f16::from_f32(x).to_bits();
+                for (i, at) in at.into_iter().enumerate() {
+                    block[at] = block[at] & 15 | ((bits >> (4 * i)) as u8 & 15) << 4;
+                }
+            }
+            Scale::E8M0(at) => block[at] = (x.log2().round() + 127.0) as u8,
+            Scale::Ue4m3(at) => at.into_iter().for_each(|at| block[at] = nvfp4::nearest_ue4m3(x)),
         }
     }
 }

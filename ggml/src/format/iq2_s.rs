@@ -1,0 +1,48 @@
+//! IQ2_S: 256 values in 16 sub-blocks; value = d·(2s + 1)/8·(±g) with g a point of a grid, s of four bits.
+//!
+//! `d: f16`, 32 bytes with the low eight bits of the grid codes (a code per 8 values), 32 bytes of signs (a bit per
+//! value), 8 bytes with four times two high bits of codes, 8 bytes with s of an even sub-block in the low nibble,
+//! of the next in the high one.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::bits::F16;
+use super::grids::{IQ2S, with_signs};
+use super::{Blocks, Format, GgmlType, Kind, Unpacked};
+use crate::act::ActFormat;
+
+pub const IQ2_S: Format = Format {
+    ty: GgmlType::IQ2_S,
+    name: "IQ2_S",
+    block: 256,
+    bytes: size_of::<Block>(),
+    kind: Kind::Blocks(Blocks {
+        sub: 16,
+        has_min: false,
+        act: ActFormat::Q8x256,
+        unpack,
+        encode: None,
+    }),
+};
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Block {
+    d: F16,
+    qs: [u8; 32],
+    signs: [u8; 32],
+    qh: [u8; 8],
+    scales: [u8; 8],
+}
+
+fn unpack(src: &[u8], dst: &mut Unpacked) {
+    let b: &Block = bytemuck::from_bytes(src);
+    let d = b.d.get();
+    for (sub, scale) in dst.scale.iter_mut().enumerate() {
+        *scale = d * (0.5 + f32::from(b.scales[sub / 2] >> (4 * (sub % 2)) & 15)) * 0.25;
+    }
+    for (i, (low, signs)) in b.qs.iter().zip(b.signs).enumerate() {
+        let code = usize::from(*low) | usize::from(b.qh[i / 4] >> (2 * (i % 4)) & 3) << 8;
+        *dst.sub_mut(i) = with_signs(IQ2S[code], signs);
+    }
+}

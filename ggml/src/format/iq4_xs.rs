@@ -1,0 +1,46 @@
+//! IQ4_XS: 256 values in 8 sub-blocks; value = d·(s − 32)·[`IQ4_VALUES`]\[q\] with s of six bits.
+//!
+//! `d: f16`, a 16-bit word with the high two bits of every s, 4 bytes with their low nibbles, 16 bytes of nibbles
+//! per sub-block: its first half low, its second half high.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::bits::{F16, nibbles};
+use super::grids::IQ4_VALUES;
+use super::{Blocks, Format, GgmlType, Kind, Unpacked};
+use crate::act::ActFormat;
+
+pub const IQ4_XS: Format = Format {
+    ty: GgmlType::IQ4_XS,
+    name: "IQ4_XS",
+    block: 256,
+    bytes: size_of::<Block>(),
+    kind: Kind::Blocks(Blocks {
+        sub: 32,
+        has_min: false,
+        act: ActFormat::Q8x256,
+        unpack,
+        encode: None,
+    }),
+};
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Block {
+    d: F16,
+    scales_high: [u8; 2],
+    scales_low: [u8; 4],
+    qs: [[u8; 16]; 8],
+}
+
+fn unpack(src: &[u8], dst: &mut Unpacked) {
+    let b: &Block = bytemuck::from_bytes(src);
+    let d = b.d.get();
+    let high = u16::from_le_bytes(b.scales_high);
+    for (sub, qs) in b.qs.iter().enumerate() {
+        let low = b.scales_low[sub / 2] >> (4 * (sub % 2)) & 15;
+        let high = (high >> (2 * sub) & 3) as u8;
+        dst.scale[sub] = d * f32::from((low | high << 4) as i8 - 32);
+        nibbles(qs, dst.sub_mut(sub), |q| IQ4_VALUES[usize::from(q)]);
+    }
+}

@@ -1,0 +1,56 @@
+//! TQ1_0: 256 ternary values, d·(t − 1) with t of 0, 1, 2; five digits a byte.
+//!
+//! A byte is the fraction 0.t₀t₁t₂t₃t₄ in base 3, in 256ths, rounded up: multiplied by 3ⁿ modulo 256 and then by 3,
+//! digit n is carried out at the top. Value order: digit 0 of bytes 0-31, digit 1 of them, …, digits of bytes 32-47
+//! likewise, then four digits each of the last 4 bytes. `d: f16` at the end.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::bits::F16;
+use super::{Blocks, Format, GgmlType, Kind, Unpacked};
+use crate::act::ActFormat;
+
+pub const TQ1_0: Format = Format {
+    ty: GgmlType::TQ1_0,
+    name: "TQ1_0",
+    block: 256,
+    bytes: size_of::<Block>(),
+    kind: Kind::Blocks(Blocks {
+        sub: 32,
+        has_min: false,
+        act: ActFormat::Q8x256,
+        unpack,
+        encode: None,
+    }),
+};
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Block {
+    first: [u8; 32],
+    second: [u8; 16],
+    last: [u8; 4],
+    d: F16,
+}
+
+fn unpack(src: &[u8], dst: &mut Unpacked) {
+    let b: &Block = bytemuck::from_bytes(src);
+    dst.scale[..8].fill(b.d.get());
+    let (first, rest) = dst.qs.split_at_mut(160);
+    let (second, last) = rest.split_at_mut(80);
+    digits(&b.first, first);
+    digits(&b.second, second);
+    digits(&b.last, last);
+}
+
+/// Writes digit 0 of all bytes, then digit 1 of all, until `qs` is full.
+fn digits<const N: usize>(bytes: &[u8; N], qs: &mut [i8]) {
+    let mut bytes = *bytes;
+    for qs in qs.as_chunks_mut::<N>().0 {
+        for (q, b) in qs.iter_mut().zip(&mut bytes) {
+            let tripled = u16::from(*b) * 3;
+            *q = (tripled >> 8) as i8 - 1;
+            *b = tripled as u8;
+        }
+    }
+}
