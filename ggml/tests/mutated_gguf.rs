@@ -110,7 +110,7 @@ fn every_field_replaced() {
     let mut opened = 0;
     for at in 4..good.len() {
         for value in VALUES {
-            for width in [1, 4, 8] {
+            for width in [4, 8] {
                 let mut bytes = good.clone();
                 let end = (at + width).min(bytes.len());
                 bytes[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
@@ -125,7 +125,7 @@ fn every_field_replaced() {
 fn random_changes() {
     let good = good();
     let mut random = Random(1);
-    for _ in 0..40_000 {
+    for _ in 0..20_000 {
         let mut bytes = good.clone();
         for _ in 0..=random.below(6) {
             let (a, b) = (random.below(bytes.len()), random.below(bytes.len()));
