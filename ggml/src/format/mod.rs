@@ -43,6 +43,7 @@ use std::fmt;
 use crate::act::ActFormat;
 
 pub use dot::{dot_f32, dot_q8};
+pub(crate) use grids::IQ4_VALUES;
 
 /// Largest number of elements in a block of any format.
 pub const MAX_BLOCK: usize = 256;

@@ -17,9 +17,9 @@
 //! at most `(k / 256 + 12) · ε · T`: a scale is rounded when it is made (2), a step adds at
 //! most 5 numbers and scales the sum (6), the steps are added (k / 256), then 16 lanes (4).
 
-use super::simd::{Kernel, Simd};
+use super::simd::{Decode, Kernel, Simd};
 use crate::act::{Q8Rows, SUM};
-use crate::format::{Blocks, Format, Kind, Unpacked};
+use crate::format::{Blocks, Format, GgmlType, Kind, Unpacked};
 
 /// Elements of a step.
 pub(super) const STEP: usize = 256;
@@ -151,58 +151,77 @@ unsafe fn add_step<S: Simd, W: Weights<S>>(
     }
 }
 
-/// Rows of weights against `N` activation rows from row `first` on. Where there are fewer, the last is
-/// computed again.
-pub(super) struct MatVec<'a, W, const N: usize> {
-    pub w: W,
-    pub args: &'a Args<'a>,
-    pub first: usize,
+/// Activation rows that share one pass over the weights.
+const PASS: usize = 8;
+
+/// All rows of weights against the activation rows from `first` on, at most [`PASS`], `N` at a time. Where
+/// there are fewer than `N`, the last is computed again.
+struct MatVec<'a, W, const N: usize> {
+    w: W,
+    args: &'a Args<'a>,
+    first: usize,
 }
 
 impl<S: Simd, W: Weights<S>, const N: usize> Kernel<S> for MatVec<'_, W, N> {
     #[inline(always)]
     fn run(self, s: S) {
-        let Args {
-            x, row_bytes, scale, ..
-        } = *self.args;
-        let row = |n: usize| (self.first + n).min(x.rows - 1);
-        let (steps, rest) = (x.k / STEP, x.k % STEP);
-        let mut padded = [Padded::ZERO; N];
-        if rest > 0 {
-            for n in 0..N {
-                padded[n] = Padded::last(&x, row(n));
+        let x = &self.args.x;
+        let end = x.rows.min(self.first + PASS);
+        let mut padded = [Padded::ZERO; PASS];
+        if W::ACT < STEP && x.k % STEP > 0 {
+            for t in self.first..end {
+                padded[t - self.first] = Padded::last(x, t);
             }
         }
-        let per_row = x.k / W::ACT;
         for r in 0..self.args.n_w {
-            let mut acc = [s.splat(0.0); N];
-            // SAFETY: whoever made `args` promised rows of weights of k elements, arrays of
-            // activations for all rows, and room for the results.
-            unsafe {
-                let mut p = self.args.w.add(r * row_bytes);
-                for i in 0..steps {
-                    let w = self.w.step(s, p, STEP);
-                    for n in 0..N {
-                        let t = row(n);
-                        let qs = x.qs.as_ptr().add(t * x.k + i * STEP);
-                        let d = x.d.as_ptr().add(t * per_row + i * (STEP / W::ACT));
-                        let sums = x.sums.as_ptr().add((t * x.k + i * STEP) / SUM);
-                        acc[n] = add_step::<S, W>(s, &w, qs, d, sums, acc[n]);
-                    }
-                    p = p.add(self.w.step_bytes());
-                }
-                if rest > 0 {
-                    let w = self.w.step(s, p, rest);
-                    for n in 0..N {
-                        let x = &padded[n];
-                        let (qs, d, sums) = (x.qs.as_ptr(), x.d.as_ptr(), x.sums.as_ptr());
-                        acc[n] = add_step::<S, W>(s, &w, qs, d, sums, acc[n]);
-                    }
-                }
+            let mut t = self.first;
+            while t < end {
+                let rows: [usize; N] = std::array::from_fn(|n| (t + n).min(end - 1));
+                // SAFETY: those are rows of x; `padded` holds their ends.
+                unsafe { self.row(s, r, rows, &padded) };
+                t += N;
+            }
+        }
+    }
+}
+
+impl<W, const N: usize> MatVec<'_, W, N> {
+    /// Weight row `r` against the activation rows `rows`.
+    ///
+    /// # Safety
+    /// The rows exist, and `padded` holds the ends of the activation rows from `first` on.
+    #[inline(always)]
+    unsafe fn row<S: Simd>(&self, s: S, r: usize, rows: [usize; N], padded: &[Padded; PASS])
+    where
+        W: Weights<S>,
+    {
+        let a = self.args;
+        let x = &a.x;
+        let (steps, rest) = (x.k / STEP, x.k % STEP);
+        let mut acc = [s.splat(0.0); N];
+        // SAFETY: whoever made `args` promised rows of weights of k elements, arrays of activations for
+        // all rows, and room for the results.
+        unsafe {
+            let mut p = a.w.add(r * a.row_bytes);
+            for i in 0..steps {
+                let w = self.w.step(s, p, STEP);
                 for n in 0..N {
-                    let y = self.args.y.add(row(n) * self.args.y_stride + r);
-                    *y = s.sum(acc[n]) * scale;
+                    let at = rows[n] * x.k + i * STEP;
+                    let (qs, d) = (x.qs.as_ptr().add(at), x.d.as_ptr().add(at / W::ACT));
+                    acc[n] = add_step::<S, W>(s, &w, qs, d, x.sums.as_ptr().add(at / SUM), acc[n]);
                 }
+                p = p.add(self.w.step_bytes());
+            }
+            if W::ACT < STEP && rest > 0 {
+                let w = self.w.step(s, p, rest);
+                for n in 0..N {
+                    let x = &padded[rows[n] - self.first];
+                    let (qs, d, sums) = (x.qs.as_ptr(), x.d.as_ptr(), x.sums.as_ptr());
+                    acc[n] = add_step::<S, W>(s, &w, qs, d, sums, acc[n]);
+                }
+            }
+            for n in 0..N {
+                *a.y.add(rows[n] * a.y_stride + r) = s.sum(acc[n]) * a.scale;
             }
         }
     }
@@ -276,34 +295,43 @@ pub(super) fn generic<S: Simd>(s: S, format: &'static Format, args: &Args<'_>) {
     }
 }
 
-/// All activation rows, in groups of few sizes: for formats that are rare.
+/// All activation rows, for formats that are rare: few variants.
 fn few<S: Simd, W: Weights<S>>(s: S, w: W, args: &Args<'_>) {
-    let rows = args.x.rows;
-    let mut first = 0;
-    while first < rows {
-        match rows - first {
+    for first in (0..args.x.rows).step_by(PASS) {
+        match args.x.rows - first {
             1 => s.vectorize(MatVec::<W, 1> { w, args, first }),
-            2..=4 => s.vectorize(MatVec::<W, 4> { w, args, first }),
-            _ => s.vectorize(MatVec::<W, 8> { w, args, first }),
+            _ => s.vectorize(MatVec::<W, 4> { w, args, first }),
         }
-        first += 8;
     }
 }
 
-/// All activation rows, in groups of up to 8.
-#[allow(dead_code)]
-pub(super) fn rows<S: Simd, W: Weights<S>>(s: S, w: W, args: &Args<'_>) {
-    let rows = args.x.rows;
-    let mut first = 0;
-    while first < rows {
-        match rows - first {
+/// A format that people run, straight from its bytes; any other by [`generic`].
+pub(super) fn tuned<S: Decode>(s: S, format: &'static Format, args: &Args<'_>) {
+    use crate::cpu::kernels::layouts as l;
+    match format.ty {
+        GgmlType::Q4_0 => rows(s, l::Of32(l::Q4_0), args),
+        GgmlType::Q4_1 => rows(s, l::Of32(l::Q4_1), args),
+        GgmlType::Q5_0 => rows(s, l::Of32(l::Q5_0), args),
+        GgmlType::Q5_1 => rows(s, l::Of32(l::Q5_1), args),
+        GgmlType::Q8_0 => rows(s, l::Of32(l::Q8_0), args),
+        GgmlType::Q2_K => rows(s, l::Of256(l::Q2_K), args),
+        GgmlType::Q3_K => rows(s, l::Of256(l::Q3_K), args),
+        GgmlType::Q4_K => rows(s, l::Of256(l::Q4_K), args),
+        GgmlType::Q5_K => rows(s, l::Of256(l::Q5_K), args),
+        GgmlType::Q6_K => rows(s, l::Of256(l::Q6_K), args),
+        GgmlType::IQ4_NL => rows(s, l::Of32(l::IQ4_NL), args),
+        GgmlType::IQ4_XS => rows(s, l::Of256(l::IQ4_XS), args),
+        _ => generic(s, format, args),
+    }
+}
+
+/// All activation rows.
+fn rows<S: Simd, W: Weights<S>>(s: S, w: W, args: &Args<'_>) {
+    for first in (0..args.x.rows).step_by(PASS) {
+        match args.x.rows - first {
             1 => s.vectorize(MatVec::<W, 1> { w, args, first }),
             2 => s.vectorize(MatVec::<W, 2> { w, args, first }),
-            3 => s.vectorize(MatVec::<W, 3> { w, args, first }),
-            4 => s.vectorize(MatVec::<W, 4> { w, args, first }),
-            5..=6 => s.vectorize(MatVec::<W, 6> { w, args, first }),
-            _ => s.vectorize(MatVec::<W, 8> { w, args, first }),
+            _ => s.vectorize(MatVec::<W, 4> { w, args, first }),
         }
-        first += 8;
     }
 }

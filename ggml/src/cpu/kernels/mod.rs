@@ -8,26 +8,31 @@
 //! |---|---|
 //! | `simd` | what an instruction set must offer |
 //! | `scalar` | the portable one, the tests' truth |
+//! | `layouts` | the formats' bits in registers |
 //! | `matvec` | quantized weights × few activation rows |
 //! | `float` | plain weights × activations, attention scores |
 //! | `attention` | weighted sums of value rows |
 //! | `vector` | norms, activations, exponentials, conversions |
+//! | `x86` | AVX2 and AVX-512 |
 //!
 //! Nothing here knows threads: callers give disjoint outputs to theirs. Pointers may be unaligned.
 
 mod attention;
 mod float;
+mod layouts;
 mod matvec;
 mod scalar;
 mod simd;
 #[cfg(test)]
 mod tests;
 mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::sync::OnceLock;
 
 use scalar::Scalar;
-use simd::Kernel;
+use simd::{Kernel, Simd};
 
 use crate::act::Q8Rows;
 use crate::format::{GgmlType, Kind};
@@ -37,23 +42,66 @@ use crate::format::{GgmlType, Kind};
 pub enum Isa {
     /// Any machine.
     Scalar,
+    /// AVX2, FMA, F16C: Haswell, Zen and later.
+    Avx2,
+    /// AVX2 with dot products of bytes (AVX-VNNI): Alder Lake and later.
+    Avx2Vnni,
+    /// AVX-512 F, BW, DQ, VL: Skylake-X and later.
+    Avx512,
+    /// AVX-512 with VNNI: Cascade Lake, Ice Lake, Zen 4 and later.
+    Avx512Vnni,
 }
 
 impl Isa {
-    /// All of them, the least capable first.
-    pub const ALL: &'static [Isa] = &[Isa::Scalar];
+    /// All of them, on whatever architecture, the least capable first.
+    pub const ALL: &'static [Isa] = &[
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::Avx2Vnni,
+        Isa::Avx512,
+        Isa::Avx512Vnni,
+    ];
 
     /// Its name in `FATHOM_CPU`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2vnni",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512vnni",
         }
     }
+}
 
-    /// Whether this machine has it.
-    pub fn is_available(self) -> bool {
-        match self {
-            Isa::Scalar => true,
+/// The proof that this machine has an instruction set.
+#[derive(Clone, Copy)]
+enum Machine {
+    Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(x86::avx2::Avx2<x86::avx2::Words>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2Vnni(x86::avx2::Avx2<x86::avx2::Vnni>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86::avx512::Avx512<x86::avx512::Words>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(x86::avx512::Avx512<x86::avx512::Vnni>),
+}
+
+impl Machine {
+    fn detect(isa: Isa) -> Option<Machine> {
+        match isa {
+            Isa::Scalar => Some(Machine::Scalar(Scalar)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::avx2::Avx2::<x86::avx2::Words>::detect().map(Machine::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => x86::avx2::Avx2::<x86::avx2::Vnni>::detect().map(Machine::Avx2Vnni),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86::avx512::Avx512::<x86::avx512::Words>::detect().map(Machine::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => x86::avx512::Avx512::<x86::avx512::Vnni>::detect().map(Machine::Avx512Vnni),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
         }
     }
 }
@@ -80,22 +128,25 @@ pub enum SelectError {
 }
 
 /// The kernels of one instruction set. A value of this type exists only where the machine has it.
-#[derive(Debug)]
 pub struct Kernels {
     isa: Isa,
+    machine: Machine,
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernels({})", self.isa.name())
+    }
 }
 
 /// What this machine can run, the least capable first. Tests and benches iterate this.
 pub fn available() -> impl Iterator<Item = &'static Kernels> {
     static ALL: OnceLock<Vec<Kernels>> = OnceLock::new();
-    let all = ALL.get_or_init(|| {
-        Isa::ALL
-            .iter()
-            .filter(|isa| isa.is_available())
-            .map(|&isa| Kernels { isa })
-            .collect()
-    });
-    all.iter()
+    let all = || {
+        let kernels = |&isa: &Isa| Machine::detect(isa).map(|machine| Kernels { isa, machine });
+        Isa::ALL.iter().filter_map(kernels).collect()
+    };
+    ALL.get_or_init(all).iter()
 }
 
 /// The kernels with this name in `FATHOM_CPU`.
@@ -134,14 +185,19 @@ fn best() -> &'static Kernels {
     available().last().expect("there is always the scalar one")
 }
 
-/// Runs `$body` with `$s` the instruction set's proof.
+/// `$body` for each instruction set, with `$s` the proof of the one that `$kernels` has.
 macro_rules! with_isa {
-    ($isa:expr, |$s:ident| $body:expr) => {
-        match $isa {
-            Isa::Scalar => {
-                let $s = Scalar;
-                $body
-            }
+    ($kernels:expr, |$s:ident| $body:expr) => {
+        match $kernels.machine {
+            Machine::Scalar($s) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2($s) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2Vnni($s) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512($s) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512Vnni($s) => $body,
         }
     };
 }
@@ -157,7 +213,7 @@ impl Kernels {
     /// # Panics
     /// If lengths do not fit.
     pub fn quantize_row(&self, x: &[f32], block: usize, qs: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
-        with_isa!(self.isa, |s| run(
+        with_isa!(self, |s| run(
             s,
             vector::QuantizeRow {
                 x,
@@ -226,7 +282,7 @@ impl Kernels {
             y,
             y_stride,
         };
-        with_isa!(self.isa, |s| matvec::generic(s, format, &args));
+        with_isa!(self, |s| s.matvec(format, &args));
     }
 
     /// `y[t * y_stride + r]` = weight row `r` · activation row `t` in F32, for weights of plain numbers (F32,
@@ -267,7 +323,7 @@ impl Kernels {
             y,
             y_stride,
         };
-        with_isa!(self.isa, |s| float::product(s, ty, &args));
+        with_isa!(self, |s| float::product(s, ty, &args));
     }
 
     /// Products of query heads with cache rows of plain numbers: `out[h * out_stride + i]` =
@@ -305,7 +361,7 @@ impl Kernels {
             y: out,
             y_stride: out_stride,
         };
-        with_isa!(self.isa, |s| float::product(s, ty, &args));
+        with_isa!(self, |s| float::product(s, ty, &args));
     }
 
     /// The same for cache rows in Q8_0 and quantized query heads of `q.k` elements.
@@ -366,7 +422,7 @@ impl Kernels {
             acc,
             acc_stride,
         };
-        with_isa!(self.isa, |s| attention::values(s, ty, &args));
+        with_isa!(self, |s| attention::values(s, ty, &args));
     }
 
     /// `y` ← `x` / √(mean(x²) + eps) · `weight`.
@@ -379,7 +435,7 @@ impl Kernels {
             "lengths of the operands"
         );
         let (x, y) = (x.as_ptr(), y.as_mut_ptr());
-        with_isa!(self.isa, |s| run(s, vector::RmsNorm { x, weight, eps, y }));
+        with_isa!(self, |s| run(s, vector::RmsNorm { x, weight, eps, y }));
     }
 
     /// [`Kernels::rms_norm`] in place.
@@ -389,7 +445,7 @@ impl Kernels {
     pub fn rms_norm_inplace(&self, x: &mut [f32], weight: &[f32], eps: f32) {
         assert_eq!(x.len(), weight.len(), "lengths of the operands");
         let y = x.as_mut_ptr();
-        with_isa!(self.isa, |s| run(s, vector::RmsNorm { x: y, weight, eps, y }));
+        with_isa!(self, |s| run(s, vector::RmsNorm { x: y, weight, eps, y }));
     }
 
     /// `gate` ← silu(`gate`) · `up`, with silu(g) = g / (1 + e^−g).
@@ -397,7 +453,7 @@ impl Kernels {
     /// # Panics
     /// If lengths differ.
     pub fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
-        with_isa!(self.isa, |s| run(s, vector::SwiGlu { x: up, y: gate }));
+        with_isa!(self, |s| run(s, vector::SwiGlu { x: up, y: gate }));
     }
 
     /// `y` += `a` · `x`.
@@ -405,7 +461,7 @@ impl Kernels {
     /// # Panics
     /// If lengths differ.
     pub fn axpy(&self, a: f32, x: &[f32], y: &mut [f32]) {
-        with_isa!(self.isa, |s| run(s, vector::Axpy { a, x, y }));
+        with_isa!(self, |s| run(s, vector::Axpy { a, x, y }));
     }
 
     /// `y` += `x`.
@@ -413,7 +469,7 @@ impl Kernels {
     /// # Panics
     /// If lengths differ.
     pub fn add(&self, x: &[f32], y: &mut [f32]) {
-        with_isa!(self.isa, |s| run(s, vector::Add { x, y }));
+        with_isa!(self, |s| run(s, vector::Add { x, y }));
     }
 
     /// `y` ← `y` · `x`, element by element.
@@ -421,18 +477,18 @@ impl Kernels {
     /// # Panics
     /// If lengths differ.
     pub fn mul(&self, x: &[f32], y: &mut [f32]) {
-        with_isa!(self.isa, |s| run(s, vector::Mul { x, y }));
+        with_isa!(self, |s| run(s, vector::Mul { x, y }));
     }
 
     /// `x` ← `a` · `x`.
     pub fn scale(&self, a: f32, x: &mut [f32]) {
-        with_isa!(self.isa, |s| run(s, vector::Scale { a, x }));
+        with_isa!(self, |s| run(s, vector::Scale { a, x }));
     }
 
     /// `x` ← e^(`x` − `max`), within 2 units in the last place; gives their sum.
     pub fn softmax_exp(&self, x: &mut [f32], max: f32) -> f32 {
         let mut sum = 0.0;
-        with_isa!(self.isa, |s| run(
+        with_isa!(self, |s| run(
             s,
             vector::SoftmaxExp {
                 x,
@@ -446,7 +502,7 @@ impl Kernels {
     /// The largest number, −∞ of none; any number if one of them is a NaN.
     pub fn max(&self, x: &[f32]) -> f32 {
         let mut max = 0.0;
-        with_isa!(self.isa, |s| run(s, vector::Max { x, max: &mut max }));
+        with_isa!(self, |s| run(s, vector::Max { x, max: &mut max }));
         max
     }
 
@@ -455,7 +511,7 @@ impl Kernels {
     /// # Panics
     /// If `bytes` has not two for every number.
     pub fn to_f16(&self, x: &[f32], bytes: &mut [u8]) {
-        with_isa!(self.isa, |s| run(s, vector::ToF16 { x, bytes }));
+        with_isa!(self, |s| run(s, vector::ToF16 { x, bytes }));
     }
 
     /// From F16.
@@ -463,12 +519,12 @@ impl Kernels {
     /// # Panics
     /// If `bytes` has not two for every number.
     pub fn from_f16(&self, bytes: &[u8], x: &mut [f32]) {
-        with_isa!(self.isa, |s| run(s, vector::FromF16 { bytes, x }));
+        with_isa!(self, |s| run(s, vector::FromF16 { bytes, x }));
     }
 }
 
 /// `kernel` on `s`: with the type's name spelled once.
-fn run<S: simd::Simd, K: Kernel<S>>(s: S, kernel: K) {
+fn run<S: Simd, K: Kernel<S>>(s: S, kernel: K) {
     s.vectorize(kernel);
 }
 

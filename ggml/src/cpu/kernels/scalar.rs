@@ -3,7 +3,9 @@
 
 use half::{bf16, f16};
 
+use super::matvec;
 use super::simd::{Kernel, Simd};
+use crate::format::Format;
 
 /// Plain Rust. Fused multiply-adds are exact everywhere, if slow where the processor has none.
 #[derive(Clone, Copy)]
@@ -41,6 +43,10 @@ impl Simd for Scalar {
         kernel.run(self);
     }
 
+    fn matvec(self, format: &'static Format, args: &matvec::Args<'_>) {
+        matvec::generic(self, format, args);
+    }
+
     #[inline(always)]
     fn splat(self, x: f32) -> F {
         [x; 16]
@@ -54,14 +60,12 @@ impl Simd for Scalar {
 
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> F {
-        // SAFETY: only lanes below n are read.
-        std::array::from_fn(|l| {
-            if l < n {
-                unsafe { p.add(l).read_unaligned() }
-            } else {
-                0.0
-            }
-        })
+        let mut v = [0.0; 16];
+        for (l, v) in v.iter_mut().take(n).enumerate() {
+            // SAFETY: l < n.
+            *v = unsafe { p.add(l).read_unaligned() };
+        }
+        v
     }
 
     #[inline(always)]

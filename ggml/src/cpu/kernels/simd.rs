@@ -10,6 +10,9 @@
 //! it is made once, where features are detected. Operations on registers are therefore safe; what
 //! dereferences a pointer is not.
 
+use super::matvec;
+use crate::format::Format;
+
 /// An algorithm that [`Simd::vectorize`] compiles for an instruction set.
 pub(super) trait Kernel<S> {
     /// Runs it. Implementations are `#[inline(always)]`, so that they become part of a function with
@@ -32,6 +35,9 @@ pub(super) trait Simd: Copy {
 
     /// Runs `kernel` in a function of its own with this instruction set enabled.
     fn vectorize<K: Kernel<Self>>(self, kernel: K);
+
+    /// Few activation rows against weights of any quantized format.
+    fn matvec(self, format: &'static Format, args: &matvec::Args<'_>);
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -142,4 +148,44 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// `x` is valid for reads of 64 bytes.
     unsafe fn dot_signed(self, w: Self::Q, x: *const i8) -> Self::I;
+}
+
+/// What the layouts of [`super::formats`] need besides: bytes, nibbles and bits in their natural order.
+pub(super) trait Decode: Simd {
+    /// 32 bytes from `a` and 32 from `b`.
+    ///
+    /// # Safety
+    /// Both are valid for reads of 32 bytes.
+    unsafe fn load_halves(self, a: *const u8, b: *const u8) -> Self::Q;
+    /// 16 bytes from `a` and 16 from `b`: the low nibbles of `a`, its high ones, then those of `b`.
+    ///
+    /// # Safety
+    /// Both are valid for reads of 16 bytes.
+    unsafe fn load_nibbles(self, a: *const u8, b: *const u8) -> Self::Q;
+    /// 32 bytes twice, shifted right by `right[0]` and `right[1]` bits within −7..=7 (negative is left) and
+    /// masked with `mask`, which must keep only bits that come from the same byte.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 32 bytes.
+    unsafe fn load_shifted(self, p: *const u8, right: [i32; 2], mask: u8) -> Self::Q;
+    /// Each byte shifted right by 4.
+    fn high_nibbles(self, v: Self::Q) -> Self::Q;
+    /// `v & mask` for every byte.
+    fn and(self, v: Self::Q, mask: u8) -> Self::Q;
+    /// `a | b`.
+    fn or(self, a: Self::Q, b: Self::Q) -> Self::Q;
+    /// `v - x` for every byte.
+    fn sub_bytes(self, v: Self::Q, x: u8) -> Self::Q;
+    /// `table[v]` for every byte, all within 0..=15.
+    fn lookup(self, table: &[i8; 16], v: Self::Q) -> Self::Q;
+    /// Byte `i` is `value` where bit `i` is set, else 0.
+    fn expand_bits(self, bits: u64, value: u8) -> Self::Q;
+    /// 8 half-precision numbers, each in two neighbouring lanes.
+    fn dup_f16(self, halves: [u16; 8]) -> Self::F;
+    /// A half-precision number in all lanes.
+    fn splat_f16(self, half: u16) -> Self::F;
+    /// 8 signed bytes, the lowest first, each in two neighbouring lanes.
+    fn dup_i8(self, bytes: u64) -> Self::F;
+    /// 16 signed bytes, the lowest first.
+    fn widen_i8(self, low: u64, high: u64) -> Self::F;
 }

@@ -5,27 +5,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::act::{self, ActFormat, SUM};
+use crate::format::random::{Random, random_blocks};
 use crate::format::{FORMATS, Format, Unpacked};
 
-/// Pseudorandom numbers (splitmix64): what a case holds follows from its seed.
-pub(super) struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Within ±1.
-    pub fn f32(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    pub fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.f32()).collect()
-    }
+/// Within ±1.
+fn floats(rng: &mut Random, n: usize) -> Vec<f32> {
+    (0..n).map(|_| 2.0 * rng.uniform() - 1.0).collect()
 }
 
 /// Rows of weights `row_bytes` apart, behind an offset that spoils any alignment.
@@ -37,18 +22,20 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Encoded random rows; where there is no encoder, random bytes with sane scales.
-    pub fn random(rng: &mut Rng, format: &Format, k: usize, n: usize, offset: usize, gap: usize) -> Weights {
-        let row_bytes = format.ty.row_bytes(k).unwrap() + gap;
+    pub fn random(
+        rng: &mut Random,
+        format: &Format,
+        k: usize,
+        n: usize,
+        offset: usize,
+        gap: usize,
+    ) -> Weights {
+        let width = format.ty.row_bytes(k).unwrap();
+        let row_bytes = width + gap;
         let mut bytes = vec![0xff; offset + row_bytes * n];
         for r in 0..n {
-            let row = &mut bytes[offset + r * row_bytes..][..row_bytes - gap];
-            let values: Vec<f32> = rng.floats(k).iter().map(|x| x * 0.1 + 0.01).collect();
-            if format.encode(&values, row).is_none() {
-                for block in row.chunks_exact_mut(format.bytes) {
-                    random_block(rng, format, block);
-                }
-            }
+            let row = random_blocks(format.ty, k / format.block, 0.1, rng.next());
+            bytes[offset + r * row_bytes..][..width].copy_from_slice(&row);
         }
         Weights {
             bytes,
@@ -67,18 +54,6 @@ impl Weights {
     }
 }
 
-/// Any bytes whose scales are finite and of ordinary size.
-fn random_block(rng: &mut Rng, format: &Format, block: &mut [u8]) {
-    let mut values = vec![0.0; format.block];
-    loop {
-        block.iter_mut().for_each(|b| *b = rng.next() as u8);
-        format.decode(block, &mut values);
-        if values.iter().all(|v| v.is_finite() && v.abs() < 1e6) {
-            return;
-        }
-    }
-}
-
 /// Owned quantized activations.
 pub(super) struct Activations {
     k: usize,
@@ -90,7 +65,7 @@ pub(super) struct Activations {
 }
 
 impl Activations {
-    pub fn random(rng: &mut Rng, k: usize, rows: usize, block: usize) -> Activations {
+    pub fn random(rng: &mut Random, k: usize, rows: usize, block: usize) -> Activations {
         let mut a = Activations {
             k,
             rows,
@@ -101,7 +76,7 @@ impl Activations {
         };
         for t in 0..rows {
             // Skewed, so that minimums and offsets matter.
-            let x: Vec<f32> = rng.floats(k).iter().map(|x| x + 0.3).collect();
+            let x: Vec<f32> = floats(rng, k).iter().map(|x| x + 0.3).collect();
             let (qs, d) = (&mut a.qs[t * k..][..k], &mut a.d[t * k / block..][..k / block]);
             act::quantize_row(&x, block, qs, d, &mut a.sums[t * k / SUM..][..k / SUM]);
         }
@@ -181,7 +156,7 @@ proptest! {
         seed: u64, blocks in 1usize..20, n_w in 1usize..6, rows in 1usize..12, offset in 0usize..4,
     ) {
         for format in quantized() {
-            let mut rng = Rng(seed);
+            let mut rng = Random(seed);
             let k = if format.block == 256 { 256 * blocks.div_ceil(4) } else { format.block * blocks };
             let w = Weights::random(&mut rng, format, k, n_w, offset, offset * 3);
             let x = Activations::random(&mut rng, k, rows, format.act().block());
@@ -208,9 +183,9 @@ proptest! {
 
     #[test]
     fn quantize_row_has_the_same_bits(seed: u64, blocks in 1usize..6, scale in -44f32..40.0, odd in 0usize..8) {
-        let mut rng = Rng(seed);
+        let mut rng = Random(seed);
         for block in [32, 256] {
-            let mut x: Vec<f32> = rng.floats(blocks * block).iter().map(|v| v * scale.exp2()).collect();
+            let mut x: Vec<f32> = floats(&mut rng, blocks * block).iter().map(|v| v * scale.exp2()).collect();
             // Ties, zeros, subnormals and what is no number.
             let special = [0.0, -0.0, f32::MIN_POSITIVE / 3.0, 0.5, f32::INFINITY, f32::NAN, f32::MAX, 126.5];
             x[(seed % 32) as usize] = special[odd];
