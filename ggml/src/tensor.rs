@@ -36,6 +36,12 @@ impl Shape {
         self.0[1] * self.0[2] * self.0[3]
     }
 
+    /// The dimensions up to the last one that is not 1; at least one.
+    pub fn used(&self) -> &[usize] {
+        let n = self.0.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
+        &self.0[..n]
+    }
+
     /// All elements.
     pub fn n_elements(&self) -> usize {
         self.0.iter().product()
@@ -51,8 +57,7 @@ impl fmt::Debug for Shape {
 /// As people write it: `[256, 1280]`, trailing ones left out.
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let used = self.0.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
-        f.debug_list().entries(&self.0[..used]).finish()
+        f.debug_list().entries(self.used()).finish()
     }
 }
 

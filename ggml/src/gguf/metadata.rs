@@ -38,6 +38,29 @@ impl Metadata {
         true
     }
 
+    /// Sets a key in its place, or adds it at the end.
+    pub(super) fn set(&mut self, key: &str, value: Value) {
+        match self.index.get(key) {
+            Some(&i) => self.entries[i].1 = value,
+            None => _ = self.insert(key, value),
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &str) {
+        if let Some(i) = self.index.remove(key) {
+            self.entries.remove(i);
+            self.index
+                .values_mut()
+                .filter(|at| **at > i)
+                .for_each(|at| *at -= 1);
+        }
+    }
+
+    /// The file as errors call it.
+    pub(super) fn file(&self) -> &Arc<str> {
+        &self.file
+    }
+
     /// Number of keys.
     pub fn len(&self) -> usize {
         self.entries.len()

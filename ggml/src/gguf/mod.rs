@@ -26,6 +26,7 @@ mod metadata;
 mod parse;
 mod shards;
 mod value;
+mod writer;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -38,6 +39,7 @@ use memmap2::Mmap;
 pub use error::{Error, ErrorKind, Result};
 pub use metadata::Metadata;
 pub use value::{Array, NumberArray, StringArray, Text, Value, ValueType};
+pub use writer::{DataWriter, Writer};
 
 use crate::tensor::{Owner, Tensor};
 use parse::Parsed;

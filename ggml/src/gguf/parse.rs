@@ -387,7 +387,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn alignment(metadata: &Metadata) -> Result<u64> {
+/// What offsets of tensors are multiples of, by `general.alignment` or by default.
+pub(super) fn alignment(metadata: &Metadata) -> Result<u64> {
     let n = metadata.u64(ALIGNMENT_KEY)?.unwrap_or(DEFAULT_ALIGNMENT);
     if !(8..=MAX_ALIGNMENT).contains(&n) || !n.is_power_of_two() {
         let what =

@@ -177,6 +177,53 @@ impl fmt::Display for Value {
     }
 }
 
+impl From<&str> for Value {
+    fn from(s: &str) -> Self {
+        Value::String(Text(Bytes::from_vec(s.into())))
+    }
+}
+
+impl From<bool> for Value {
+    fn from(v: bool) -> Self {
+        Value::Bool(v)
+    }
+}
+
+impl From<StringArray> for Value {
+    fn from(a: StringArray) -> Self {
+        Value::Array(Array::Strings(a))
+    }
+}
+
+macro_rules! from_numbers {
+    ($($ty:ident $variant:ident),*) => {$(
+        impl From<$ty> for Value {
+            fn from(v: $ty) -> Self {
+                Value::$variant(v)
+            }
+        }
+
+        impl From<&[$ty]> for Value {
+            fn from(values: &[$ty]) -> Self {
+                let bytes = Bytes::from_vec(values.iter().flat_map(|v| v.to_le_bytes()).collect());
+                Value::Array(Array::Numbers(NumberArray { ty: ValueType::$variant, size: size_of::<$ty>(), bytes }))
+            }
+        }
+    )*};
+}
+from_numbers!(u8 U8, i8 I8, u16 U16, i16 I16, u32 U32, i32 I32, u64 U64, i64 I64, f32 F32, f64 F64);
+
+impl From<&[bool]> for Value {
+    fn from(values: &[bool]) -> Self {
+        let bytes = Bytes::from_vec(values.iter().map(|&v| v.into()).collect());
+        Value::Array(Array::Numbers(NumberArray {
+            ty: ValueType::Bool,
+            size: 1,
+            bytes,
+        }))
+    }
+}
+
 /// A string of the file. Nothing promises that it is UTF-8.
 #[derive(Clone)]
 pub struct Text(Bytes);
@@ -259,6 +306,11 @@ impl NumberArray {
         })
     }
 
+    /// The elements as they lie in files, little-endian.
+    pub fn encoded(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.size
@@ -337,6 +389,23 @@ impl StringArray {
             bytes,
             starts: starts.into(),
         }
+    }
+
+    /// An array of one's own; `None` if it takes more than 4 GiB.
+    pub fn from_strings<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> Option<Self> {
+        let (mut bytes, mut starts) = (Vec::new(), vec![0]);
+        for s in strings {
+            let s = s.as_ref();
+            bytes.extend((s.len() as u64).to_le_bytes());
+            bytes.extend(s);
+            starts.push(u32::try_from(bytes.len()).ok()?);
+        }
+        Some(StringArray::new(Bytes::from_vec(bytes), starts))
+    }
+
+    /// The strings as they lie in files: each a 64-bit length and its bytes.
+    pub(super) fn encoded(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Number of strings.

@@ -5,6 +5,7 @@
 //! is not as it should be.
 
 pub mod fixtures;
+pub mod raw_gguf;
 pub mod reference;
 pub mod sha256;
 pub mod tensors;

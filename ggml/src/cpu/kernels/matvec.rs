@@ -168,7 +168,7 @@ impl<S: Simd, W: Weights<S>, const N: usize> Kernel<S> for MatVec<'_, W, N> {
         let x = &self.args.x;
         let end = x.rows.min(self.first + PASS);
         let mut padded = [Padded::ZERO; PASS];
-        if W::ACT < STEP && x.k % STEP > 0 {
+        if W::ACT < STEP && !x.k.is_multiple_of(STEP) {
             for t in self.first..end {
                 padded[t - self.first] = Padded::last(x, t);
             }
