@@ -15,10 +15,16 @@
 //! | [`backend`] | what runs a graph |
 
 pub mod act;
+pub mod backend;
+pub mod cache;
 pub mod cpu;
 pub mod error;
 pub mod format;
 pub mod gguf;
+pub mod graph;
+pub mod memory;
+pub mod ops;
+pub mod reference;
 pub mod tensor;
 
 pub use error::{Error, Result};

@@ -1,3 +1,163 @@
 //! The CPU backend.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `kernels` | arithmetic, per instruction set |
+//! | `pool` | threads that walk a step together |
+//! | `plan` | phases and the arena |
+//! | `compile` | operations to steps |
+//! | `steps` | the steps |
+//! | `exec` | what a step works on |
 
+mod compile;
+mod exec;
 pub mod kernels;
+mod plan;
+pub mod pool;
+mod steps;
+
+use std::cell::UnsafeCell;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::backend::{Backend, Program};
+use crate::cache::{Cache, LayerCache};
+use crate::error::{Error, Result};
+use crate::graph::{BufId, Graph, Row, Rows};
+use crate::memory::AlignedBuf;
+use crate::reference::check_tokens;
+use exec::Exec;
+use kernels::Kernels;
+use plan::Plan;
+use pool::Pool;
+
+/// Runs graphs on the processor.
+pub struct Cpu {
+    pool: Arc<Pool>,
+    kernels: &'static Kernels,
+}
+
+impl Cpu {
+    /// A backend of so many threads with the best kernels of this machine, or those that `FATHOM_CPU` names.
+    ///
+    /// # Errors
+    /// If the threads cannot be made.
+    pub fn new(threads: NonZeroUsize) -> std::io::Result<Self> {
+        Cpu::with_kernels(threads, kernels::kernels())
+    }
+
+    /// A backend with the given kernels.
+    ///
+    /// # Errors
+    /// If the threads cannot be made.
+    pub fn with_kernels(threads: NonZeroUsize, kernels: &'static Kernels) -> std::io::Result<Self> {
+        Ok(Cpu { pool: Arc::new(Pool::new(threads)?), kernels })
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        format!("cpu ({}, {} threads)", self.kernels.isa().name(), self.pool.n_threads())
+    }
+
+    fn compile(&self, graph: &Graph, layers: &[LayerCache], max_rows: usize) -> Result<Box<dyn Program>> {
+        for (il, l) in layers.iter().enumerate() {
+            if [l.k_ty, l.v_ty()].iter().any(|t| !CACHE_TYPES.contains(t)) {
+                let (k, v) = (l.k_ty, l.v_ty());
+                return Err(Error::Unsupported(format!("layer {il}: a cache of {k} and {v}; known are F32, F16, Q8_0")));
+            }
+        }
+        let plan = compile::compile(graph, layers, max_rows);
+        let memory = |what, bytes| AlignedBuf::zeroed(bytes).ok_or(Error::OutOfMemory { what, bytes });
+        let arena = memory("activations", 4 * plan.arena)?;
+        let scratch: Result<Vec<_>> = (0..self.pool.n_threads())
+            .map(|_| Ok(ThreadMemory(UnsafeCell::new(memory("scratch memory of a thread", plan.scratch)?))))
+            .collect();
+        Ok(Box::new(CpuProgram {
+            graph: graph.clone(),
+            plan,
+            arena,
+            scratch: scratch?,
+            pool: self.pool.clone(),
+            kernels: self.kernels,
+            max_rows,
+            n_rows: (0, 0),
+        }))
+    }
+}
+
+/// Formats that cache rows can have.
+pub const CACHE_TYPES: [crate::GgmlType; 3] = [crate::GgmlType::F32, crate::GgmlType::F16, crate::GgmlType::Q8_0];
+
+/// Scratch memory that only its thread touches.
+struct ThreadMemory(UnsafeCell<AlignedBuf>);
+
+// SAFETY: within a region each thread takes the one with its own number, and there is one region at a time.
+unsafe impl Sync for ThreadMemory {}
+
+struct CpuProgram {
+    graph: Graph,
+    plan: Plan,
+    arena: AlignedBuf,
+    scratch: Vec<ThreadMemory>,
+    pool: Arc<Pool>,
+    kernels: &'static Kernels,
+    max_rows: usize,
+    /// Tokens and outputs of the latest run.
+    n_rows: (usize, usize),
+}
+
+impl CpuProgram {
+    fn buffer(&self, buf: BufId, n_rows: (usize, usize)) -> Result<(*mut f32, usize)> {
+        let b = self.graph.bufs.get(buf.0 as usize).ok_or_else(|| Error::Batch("no such buffer".into()))?;
+        let rows = if b.rows == Rows::Tokens { n_rows.0 } else { n_rows.1 };
+        let at = self.arena.as_ptr().cast::<f32>().wrapping_add(self.plan.offsets[buf.0 as usize]);
+        Ok((at, rows * b.width))
+    }
+}
+
+impl Program for CpuProgram {
+    fn run(&mut self, batch: &[Row], cache: &mut Cache, inputs: &[(BufId, &[f32])]) -> Result<()> {
+        if batch.len() > self.max_rows || batch.is_empty() {
+            return Err(Error::Batch(format!("{} rows where 1 to {} fit", batch.len(), self.max_rows)));
+        }
+        check_tokens(&self.graph, batch)?;
+        let outputs: Vec<usize> = (0..batch.len()).filter(|&i| batch[i].output).collect();
+        self.n_rows = (batch.len(), outputs.len());
+        for (buf, values) in inputs {
+            let (at, len) = self.buffer(*buf, self.n_rows)?;
+            if values.len() != len {
+                return Err(Error::Batch(format!("an input of {} values where {len} fit", values.len())));
+            }
+            // SAFETY: the buffer has room for `len` values, and nothing runs now.
+            unsafe { at.copy_from_nonoverlapping(values.as_ptr(), len) };
+        }
+        let exec = Exec {
+            graph: &self.graph,
+            batch,
+            outputs: &outputs,
+            cache,
+            kernels: self.kernels,
+            arena: self.arena.as_ptr().cast(),
+            offsets: &self.plan.offsets,
+            max_rows: self.max_rows,
+            first_sel: self.plan.first_sel,
+        };
+        let (scratch, phases) = (&self.scratch, &self.plan.phases);
+        self.pool.run(&|worker| {
+            // SAFETY: this thread alone has this number.
+            let memory = unsafe { &mut *scratch[worker.id()].0.get() }.as_mut_slice();
+            for phase in phases {
+                worker.for_each(phase.items(&exec), |item| phase.run(&exec, item, memory));
+            }
+        });
+        Ok(())
+    }
+
+    fn read(&self, buf: BufId) -> Result<Vec<f32>> {
+        let (at, len) = self.buffer(buf, self.n_rows)?;
+        // SAFETY: the buffer has room for the rows of the latest run, and nothing runs while `self` is borrowed.
+        Ok(unsafe { std::slice::from_raw_parts(at, len) }.to_vec())
+    }
+}
+

@@ -1,0 +1,27 @@
+//! What runs a graph. The CPU is one backend, a GPU another, the scalar [`crate::reference`] a third; one
+//! conformance test holds them all to the reference.
+
+use crate::cache::{Cache, LayerCache};
+use crate::error::Result;
+use crate::graph::{BufId, Graph, Row};
+
+/// A device that compiles and runs graphs.
+pub trait Backend: Send + Sync {
+    /// What people call it: `cpu (avx512vnni, 2 threads)`.
+    fn name(&self) -> String;
+
+    /// Compiles a graph for batches of up to `max_rows` rows over a cache with the given layers.
+    fn compile(&self, graph: &Graph, layers: &[LayerCache], max_rows: usize) -> Result<Box<dyn Program>>;
+}
+
+/// A compiled graph with its buffers.
+pub trait Program: Send {
+    /// Runs the list over a batch, appending the rows it stores to the cache.
+    ///
+    /// The cache must already have room for the rows ([`Cache::prepare`]). Values of the input buffers are
+    /// given row-major.
+    fn run(&mut self, batch: &[Row], cache: &mut Cache, inputs: &[(BufId, &[f32])]) -> Result<()>;
+
+    /// The rows of an output buffer of the latest run, row-major.
+    fn read(&self, buf: BufId) -> Result<Vec<f32>>;
+}

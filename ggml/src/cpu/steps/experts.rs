@@ -1,0 +1,308 @@
+//! The chosen experts of a mixture: pairs of (row, expert) grouped by expert, so that an expert's weights are read once
+//! for all rows that chose it, and dealt out by rows of weights rather than by experts.
+//!
+//! | phase | items |
+//! |---|---|
+//! | [`Group`] | one: counts, order of the pairs |
+//! | [`Gather`] | pairs: their activations, in that order |
+//! | [`ExpertGateUp`] | (active expert, tile of n_ff) |
+//! | [`QuantizePairs`] | pairs |
+//! | [`ExpertDown`] | (active expert, tile of n_embd) |
+//! | [`Combine`] | rows: the weighted sum, in the order of choice |
+
+use super::super::exec::{Exec, Grouping, RegionId, Scratch, Slot, scratch_for};
+use super::super::plan::{RowStep, SplitStep};
+use super::matrix::{FEW, Input, Tile, tile_rows};
+use crate::act::SUM;
+use crate::graph::{SelId, Stack, View};
+
+/// Sorts the pairs by expert.
+pub(in super::super) struct Group {
+    pub sel: SelId,
+    pub to: Grouping,
+}
+
+/// The grouping of a batch: `start[e] .. start[e + 1]` are the places of the pairs of expert e in the order; `active` are the
+/// experts that have any; `order[place]` is a pair, `row · n_used + j`, and `place_of[pair]` its place.
+struct Groups<'a> {
+    start: &'a [u32],
+    active: &'a [u32],
+    order: &'a [u32],
+    place_of: &'a [u32],
+}
+
+impl Grouping {
+    /// Words of the whole region for `rows` rows.
+    pub fn words_for(&self, rows: usize) -> usize {
+        self.table_words() + 2 * self.n_used * rows
+    }
+
+    /// # Safety
+    /// [`Group`] has run in an earlier phase.
+    unsafe fn read<'a>(&self, x: &Exec<'a>) -> Groups<'a> {
+        let (n, pairs) = (self.n_expert, x.batch.len() * self.n_used);
+        // SAFETY: the region has so many words for `max_rows` rows, and `Group` has written them.
+        unsafe {
+            let words = std::slice::from_raw_parts(x.words(*self), self.table_words() + 2 * pairs);
+            let (table, orders) = words.split_at(self.table_words());
+            let n_active = table[n + 1] as usize;
+            let (order, place_of) = orders.split_at(pairs);
+            Groups { start: &table[..=n], active: &table[n + 2..n + 2 + n_active], order, place_of }
+        }
+    }
+}
+
+impl SplitStep for Group {
+    fn items(&self, _x: &Exec<'_>) -> usize {
+        1
+    }
+
+    fn run(&self, x: &Exec<'_>, _item: usize, mut scratch: Scratch<'_>) {
+        let (n, pairs) = (self.to.n_expert, x.batch.len() * self.to.n_used);
+        // SAFETY: this is the only item, nothing else touches the region in this phase, and the selections of all rows
+        // lie one after another.
+        let (words, chosen) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(x.words(self.to), self.to.table_words() + 2 * pairs),
+                std::slice::from_raw_parts(x.chosen(self.sel, 0), pairs),
+            )
+        };
+        let (table, orders) = words.split_at_mut(self.to.table_words());
+        let (order, place_of) = orders.split_at_mut(pairs);
+        let (start, active) = table.split_at_mut(n + 1);
+        start.fill(0);
+        chosen.iter().for_each(|c| start[c.0 as usize + 1] += 1);
+        let mut n_active = 0;
+        for e in 0..n {
+            if start[e + 1] > 0 {
+                active[1 + n_active] = e as u32;
+                n_active += 1;
+            }
+            start[e + 1] += start[e];
+        }
+        active[0] = n_active as u32;
+        let next: &mut [u32] = bytemuck::cast_slice_mut(scratch.floats(n));
+        next.copy_from_slice(&start[..n]);
+        for (pair, c) in chosen.iter().enumerate() {
+            let place = &mut next[c.0 as usize];
+            order[*place as usize] = pair as u32;
+            place_of[pair] = *place;
+            *place += 1;
+        }
+    }
+
+    fn scratch(&self, _max_rows: usize) -> usize {
+        scratch_for(&[4 * self.to.n_expert])
+    }
+}
+
+/// Copies the activations of each pair to its place in the order. A single row is not copied: all its pairs read it.
+pub(in super::super) struct Gather {
+    pub from: Input,
+    pub to: Input,
+    pub grouping: Grouping,
+}
+
+impl SplitStep for Gather {
+    fn items(&self, x: &Exec<'_>) -> usize {
+        if x.batch.len() == 1 { 0 } else { x.batch.len() * self.grouping.n_used }
+    }
+
+    fn run(&self, x: &Exec<'_>, place: usize, _scratch: Scratch<'_>) {
+        // SAFETY: grouping and activations are of earlier phases; the item owns its place, which lies in another region.
+        unsafe {
+            let row = self.grouping.read(x).order[place] as usize / self.grouping.n_used;
+            match (self.from, self.to) {
+                (Input::F32(view), Input::Plain(region, k)) => {
+                    x.region(region).add(place * k).copy_from_nonoverlapping(x.ptr(view, row), k);
+                }
+                (Input::Q8(slot, group), Input::Q8(to, _)) => {
+                    let (from, to) = (x.q8_ptrs(slot, group, row), x.q8_ptrs(to, 0, place));
+                    to.0.copy_from_nonoverlapping(from.0, slot.k);
+                    to.1.copy_from_nonoverlapping(from.1, slot.k / slot.block);
+                    to.2.copy_from_nonoverlapping(from.2, slot.k / SUM);
+                }
+                _ => unreachable!("the plan gathers like to like"),
+            }
+        }
+    }
+
+    fn scratch(&self, _max_rows: usize) -> usize {
+        0
+    }
+}
+
+/// The activations of an expert's pairs: gathered, or the one row that there is.
+fn pair_input(x: &Exec<'_>, single: Input, gathered: Input, start: &[u32], e: usize) -> (Input, (usize, usize)) {
+    if x.batch.len() == 1 {
+        return (single, (0, 1));
+    }
+    (gathered, (start[e] as usize, (start[e + 1] - start[e]) as usize))
+}
+
+/// One of the two products of an expert's gate and up.
+#[derive(Clone, Copy)]
+pub(in super::super) struct ExpertInput {
+    pub w: Stack,
+    /// The rows of the batch.
+    pub single: Input,
+    /// The rows of the pairs.
+    pub gathered: Input,
+}
+
+/// `hidden[place] = silu(gate[e] x) ⊙ (up[e] x)`.
+pub(in super::super) struct ExpertGateUp {
+    pub gate: ExpertInput,
+    pub up: ExpertInput,
+    pub grouping: Grouping,
+    /// `[pairs, n_ff]`.
+    pub hidden: RegionId,
+    pub panel: usize,
+}
+
+impl ExpertGateUp {
+    fn tile(&self, x: &Exec<'_>) -> usize {
+        tile_rows(2 * x.graph.weight(self.gate.w.w).row_bytes(), self.gate.w.rows, x.batch.len())
+    }
+}
+
+impl SplitStep for ExpertGateUp {
+    fn items(&self, x: &Exec<'_>) -> usize {
+        // SAFETY: the grouping is of an earlier phase.
+        let active = unsafe { self.grouping.read(x) }.active.len();
+        active * self.gate.w.rows.div_ceil(self.tile(x))
+    }
+
+    fn run(&self, x: &Exec<'_>, item: usize, mut scratch: Scratch<'_>) {
+        let (tile, n_ff) = (self.tile(x), self.gate.w.rows);
+        // SAFETY: the grouping is of an earlier phase.
+        let groups = unsafe { self.grouping.read(x) };
+        let e = groups.active[item / n_ff.div_ceil(tile)] as usize;
+        let first = item % n_ff.div_ceil(tile) * tile;
+        let n_out = tile.min(n_ff - first);
+        let (start, n) = (groups.start[e] as usize, (groups.start[e + 1] - groups.start[e]) as usize);
+        let panel = scratch.bytes(self.panel);
+        let up = scratch.floats(n * n_out);
+        let hidden = x.region(self.hidden).wrapping_add(start * n_ff + first);
+        let product = |p: ExpertInput, y, stride, panel: &mut [u8]| {
+            let (input, rows) = pair_input(x, p.single, p.gathered, groups.start, e);
+            let t = Tile::new(x.graph, p.w.w, p.w.row(e, first), n_out);
+            // SAFETY: the item owns these columns of the places of its expert; inputs are of earlier phases.
+            unsafe { t.product(x, input, rows, y, stride, panel) };
+        };
+        product(self.gate, hidden, n_ff, panel);
+        product(self.up, up.as_mut_ptr(), n_out, panel);
+        for (i, up) in up.chunks_exact(n_out).enumerate() {
+            // SAFETY: as above.
+            let gate = unsafe { std::slice::from_raw_parts_mut(hidden.add(i * n_ff), n_out) };
+            x.kernels.swiglu(gate, up);
+        }
+    }
+
+    fn scratch(&self, max_rows: usize) -> usize {
+        scratch_for(&[self.panel, tile_floats(max_rows) * 4])
+    }
+}
+
+/// Floats of the output of an item.
+pub(in super::super) fn tile_floats(max_rows: usize) -> usize {
+    (256 * FEW).max(64 * max_rows)
+}
+
+/// Quantizes the hidden rows of the pairs.
+pub(in super::super) struct QuantizePairs {
+    pub hidden: RegionId,
+    pub slot: Slot,
+    pub n_used: usize,
+}
+
+impl SplitStep for QuantizePairs {
+    fn items(&self, x: &Exec<'_>) -> usize {
+        x.batch.len() * self.n_used
+    }
+
+    fn run(&self, x: &Exec<'_>, place: usize, _scratch: Scratch<'_>) {
+        let k = self.slot.k;
+        let (qs, d, sums) = x.q8_ptrs(self.slot, 0, place);
+        // SAFETY: the hidden rows are of an earlier phase; the item owns its row of the slot.
+        unsafe {
+            x.kernels.quantize_row(
+                std::slice::from_raw_parts(x.region(self.hidden).add(place * k), k),
+                self.slot.block,
+                std::slice::from_raw_parts_mut(qs, k),
+                std::slice::from_raw_parts_mut(d, k / self.slot.block),
+                std::slice::from_raw_parts_mut(sums, k / SUM),
+            );
+        }
+    }
+
+    fn scratch(&self, _max_rows: usize) -> usize {
+        0
+    }
+}
+
+/// `out[place] = down[e] · hidden[place]`.
+pub(in super::super) struct ExpertDown {
+    pub w: Stack,
+    pub input: Input,
+    pub grouping: Grouping,
+    /// `[pairs, n_embd]`.
+    pub out: RegionId,
+    pub panel: usize,
+}
+
+impl ExpertDown {
+    fn tile(&self, x: &Exec<'_>) -> usize {
+        tile_rows(x.graph.weight(self.w.w).row_bytes(), self.w.rows, x.batch.len())
+    }
+}
+
+impl SplitStep for ExpertDown {
+    fn items(&self, x: &Exec<'_>) -> usize {
+        // SAFETY: the grouping is of an earlier phase.
+        let active = unsafe { self.grouping.read(x) }.active.len();
+        active * self.w.rows.div_ceil(self.tile(x))
+    }
+
+    fn run(&self, x: &Exec<'_>, item: usize, mut scratch: Scratch<'_>) {
+        let (tile, n_embd) = (self.tile(x), self.w.rows);
+        // SAFETY: the grouping is of an earlier phase.
+        let groups = unsafe { self.grouping.read(x) };
+        let e = groups.active[item / n_embd.div_ceil(tile)] as usize;
+        let first = item % n_embd.div_ceil(tile) * tile;
+        let n_out = tile.min(n_embd - first);
+        let (start, n) = (groups.start[e] as usize, (groups.start[e + 1] - groups.start[e]) as usize);
+        let out = x.region(self.out).wrapping_add(start * n_embd + first);
+        let t = Tile::new(x.graph, self.w.w, self.w.row(e, first), n_out);
+        // SAFETY: the item owns these columns of the places of its expert; inputs are of earlier phases.
+        unsafe { t.product(x, self.input, (start, n), out, n_embd, scratch.bytes(self.panel)) };
+    }
+
+    fn scratch(&self, _max_rows: usize) -> usize {
+        scratch_for(&[self.panel])
+    }
+}
+
+/// `y += Σⱼ wⱼ · out[place of pair j]`.
+pub(in super::super) struct Combine {
+    pub sel: SelId,
+    pub grouping: Grouping,
+    pub out: RegionId,
+    pub y: View,
+}
+
+impl RowStep for Combine {
+    fn run(&self, x: &Exec<'_>, i: usize, _scratch: Scratch<'_>) {
+        let (n_used, n) = (self.grouping.n_used, self.y.width);
+        // SAFETY: choice, grouping and products are of earlier phases; the step owns row `i` of `y`.
+        unsafe {
+            let groups = self.grouping.read(x);
+            let y = x.row_mut(self.y, i);
+            for j in 0..n_used {
+                let place = groups.place_of[i * n_used + j] as usize;
+                let out = std::slice::from_raw_parts(x.region(self.out).add(place * n), n);
+                x.kernels.axpy((*x.chosen(self.sel, i).add(j)).1, out, y);
+            }
+        }
+    }
+}

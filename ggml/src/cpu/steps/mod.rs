@@ -1,0 +1,7 @@
+//! The operations as steps.
+
+pub(super) mod attention;
+pub(super) mod experts;
+pub(super) mod matrix;
+pub(super) mod mla;
+pub(super) mod rows;
