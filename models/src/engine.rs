@@ -1,0 +1,129 @@
+//! Runs batches of a model: compiled steps and the cache.
+
+use std::sync::Arc;
+
+use ggml_sys::GgmlType;
+use ggml_sys::backend::{Backend, Program};
+use ggml_sys::cache::{Cache, LayerCache};
+use ggml_sys::graph::{BufId, Row};
+
+use crate::arch::MlaForm;
+use crate::error::Result;
+use crate::model::Model;
+
+/// Rows of a batch at the most: longer prompts are processed in pieces.
+pub const DEFAULT_BATCH: usize = 512;
+
+/// How an [`Engine`] runs.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Positions of a sequence.
+    pub n_ctx: usize,
+    /// Type of key rows (and of latents); the model's default if not given.
+    pub k_ty: Option<GgmlType>,
+    /// Type of value rows.
+    pub v_ty: Option<GgmlType>,
+    /// Rows of a batch.
+    pub n_batch: usize,
+    /// The form of multi-head latent attention; the cheaper one if not given.
+    pub mla: Option<MlaForm>,
+}
+
+/// What a step leaves for the rows that asked, in batch order.
+pub struct StepOutput {
+    /// `[outputs, n_vocab]`.
+    pub logits: Vec<f32>,
+    /// Hidden states behind the final norm: `[outputs, n_embd]`.
+    pub hidden: Vec<f32>,
+}
+
+/// A model on a backend with a cache.
+pub struct Engine {
+    model: Arc<Model>,
+    backend: Arc<dyn Backend>,
+    options: EngineOptions,
+    layers: Vec<LayerCache>,
+    cache: Cache,
+    /// Compiled when first used.
+    programs: Vec<(MlaForm, Compiled)>,
+}
+
+struct Compiled {
+    program: Box<dyn Program>,
+    hidden: BufId,
+    logits: BufId,
+}
+
+impl Engine {
+    /// Plans the cache; compiles nothing yet.
+    ///
+    /// # Errors
+    /// If a cache type does not fit the model's rows.
+    pub fn new(model: Arc<Model>, backend: Arc<dyn Backend>, options: EngineOptions) -> Result<Engine> {
+        let default = model.default_cache_type();
+        let layers = model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default));
+        let cache = Cache::new(&layers, options.n_ctx)?;
+        Ok(Engine { model, backend, options, layers, cache, programs: vec![] })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// How it runs.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The cache, for rolling back and sharing.
+    pub fn cache_mut(&mut self) -> &mut Cache {
+        &mut self.cache
+    }
+
+    /// Runs a batch of up to [`EngineOptions::n_batch`] rows.
+    ///
+    /// # Errors
+    /// If the rows do not follow what the cache has or the context is full; the cache is as before then.
+    pub fn step(&mut self, rows: &[Row]) -> Result<StepOutput> {
+        let before: Vec<(u32, usize)> = rows.iter().map(|r| (r.seq, self.cache.len(r.seq))).collect();
+        self.cache.prepare(rows)?;
+        let form = self.form(rows);
+        let result = self.run(form, rows);
+        if result.is_err() {
+            before.iter().rev().for_each(|&(seq, len)| self.cache.truncate(seq, len));
+        }
+        result
+    }
+
+    fn form(&self, rows: &[Row]) -> MlaForm {
+        let keys = rows.iter().map(|r| r.pos as usize + 1).max().unwrap_or(0);
+        let cheaper = || self.model.network().mla().map_or(MlaForm::Absorbed, |c| c.cheaper(rows.len(), keys));
+        self.options.mla.unwrap_or_else(cheaper)
+    }
+
+    fn run(&mut self, form: MlaForm, rows: &[Row]) -> Result<StepOutput> {
+        let index = match self.programs.iter().position(|p| p.0 == form) {
+            Some(i) => i,
+            None => {
+                let step = self.model.record(form)?;
+                let program = self.backend.compile(&step.graph, &self.layers, self.options.n_batch)?;
+                self.programs.push((form, Compiled { program, hidden: step.hidden, logits: step.logits }));
+                self.programs.len() - 1
+            }
+        };
+        let c = &mut self.programs[index].1;
+        c.program.run(rows, &mut self.cache, &[])?;
+        Ok(StepOutput { logits: c.program.read(c.logits)?, hidden: c.program.read(c.hidden)? })
+    }
+}
