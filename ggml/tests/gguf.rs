@@ -116,6 +116,7 @@ fn getters_convert_exactly_or_refuse() {
     w.set("i64", -1i64);
     w.set("big", u64::MAX);
     w.set("f64", 0.1f64);
+    w.set("tiny", f64::from_bits(1));
     w.set("true", true);
     w.set("text", "R1");
     w.set("i8s", &[1i8, -1][..]);
@@ -153,6 +154,7 @@ fn getters_convert_exactly_or_refuse() {
     refused!(u32("text"), "the string 'R1'");
     refused!(u32("true"), "the bool true");
     refused!(u32("f64"), "the f64 0.1");
+    refused!(u32("tiny"), "the f64 5e-324");
     refused!(f32("u8"), "the u8 7", "floating-point");
     refused!(bool("u8"), "the u8 7", "boolean");
     refused!(str("u8"), "the u8 7", "a string");

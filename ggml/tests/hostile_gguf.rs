@@ -186,6 +186,7 @@ fn keys_and_scalars() {
         ("key twice", Raw::new(0, 2).key_u32("a.b", 1).key_u32("a.b", 1), &["'a.b'", "twice"]),
         ("key twice with other types", Raw::new(0, 2).key_u32("a.b", 1).key_str("a.b", "1"), &["'a.b'", "twice"]),
         ("key that breaks lines", Raw::new(0, 1).key("a\n\x1b[31m\u{2028}b", 99).zeros(9), &["'a\\n\\u{1b}[31m"]),
+        ("key whose escapes are long", Raw::new(0, 1).string([b"\xff", &[20; 96][..]].concat()).zeros(9), &["key 0", "…'"]),
         ("type 13", one_key("x", 13).zeros(8), &["'x'", "type 13"]),
         ("type 2^32 - 1", one_key("x", u32::MAX).zeros(8), &["'x'", "type 4294967295"]),
         ("cut in the type", Raw::new(0, 1).string("general.name").bytes(&[8, 0]), &["'general.name'", "cut short"]),

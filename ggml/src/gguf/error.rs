@@ -116,16 +116,26 @@ impl ErrorKind {
 /// Text from a file between quotes: control characters escaped, long text abbreviated.
 pub(super) struct Quoted<'a>(pub &'a [u8]);
 
+impl Quoted<'_> {
+    /// Characters that are shown at most, escapes counted as what they are written with.
+    const MOST: usize = 96;
+}
+
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 96;
-        let shown = &self.0[..self.0.len().min(MOST)];
+        // Bytes enough for one character more than fit, whatever their length.
+        let shown = &self.0[..self.0.len().min(4 * (Self::MOST + 1))];
         f.write_str("'")?;
-        // A character cut in two at the end of what is shown comes out as a replacement character.
+        let mut left = Self::MOST;
         for c in String::from_utf8_lossy(shown).chars() {
-            write_escaped(f, c)?;
+            let c = Escaped(c);
+            let Some(rest) = left.checked_sub(c.width()) else {
+                return f.write_str("…'");
+            };
+            left = rest;
+            write!(f, "{c}")?;
         }
-        f.write_str(if self.0.len() > MOST { "…'" } else { "'" })
+        f.write_str("'")
     }
 }
 
@@ -134,16 +144,65 @@ struct OneLine<'a>(&'a str);
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| write_escaped(f, c))
+        self.0.chars().try_for_each(|c| write!(f, "{}", Escaped(c)))
     }
 }
 
-fn write_escaped(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
-    // U+2028 and U+2029 break lines too, and the bidirectional controls reorder what is around them.
-    let breaks = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if c.is_control() || breaks {
-        write!(f, "{}", c.escape_default())
-    } else {
-        fmt::Write::write_char(f, c)
+/// A character, escaped if it would break or reorder the line.
+struct Escaped(char);
+
+impl Escaped {
+    fn is_harmful(&self) -> bool {
+        // U+2028 and U+2029 break lines too, and the bidirectional controls reorder what is around them.
+        self.0.is_control() || matches!(self.0, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    }
+
+    /// Characters that it is written with.
+    fn width(&self) -> usize {
+        if self.is_harmful() {
+            self.0.escape_default().count()
+        } else {
+            1
+        }
+    }
+}
+
+impl fmt::Display for Escaped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_harmful() {
+            write!(f, "{}", self.0.escape_default())
+        } else {
+            write!(f, "{}", self.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_short_and_on_one_line() {
+        let quoted = |s: &str| Quoted(s.as_bytes()).to_string();
+        assert_eq!(quoted("blk.0.attn_q.weight"), "'blk.0.attn_q.weight'");
+        assert_eq!(quoted("a\n\u{202e}b"), "'a\\n\\u{202e}b'");
+        assert_eq!(Quoted(b"\xff").to_string(), "'\u{fffd}'");
+        for long in ["a".repeat(97), "\u{1}".repeat(1000), "\u{1f600}".repeat(200)] {
+            let text = quoted(&long);
+            assert!(text.ends_with("…'") && text.chars().count() <= 96 + 3, "{text}");
+        }
+        assert_eq!(quoted(&"a".repeat(96)).len(), 96 + 2);
+        assert_eq!(quoted(&"\u{1f600}".repeat(96)).chars().count(), 96 + 2);
+        let e = Error::new(
+            "a\nb.gguf",
+            ErrorKind::MissingKey {
+                key: "k\r".into(),
+                expected: "a string",
+            },
+        );
+        assert_eq!(
+            e.to_string(),
+            "a\\nb.gguf: key 'k\\r' is missing (a string is needed)"
+        );
     }
 }

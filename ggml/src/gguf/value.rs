@@ -168,8 +168,9 @@ impl fmt::Display for Value {
             Value::I32(v) => v.fmt(f),
             Value::U64(v) => v.fmt(f),
             Value::I64(v) => v.fmt(f),
-            Value::F32(v) => v.fmt(f),
-            Value::F64(v) => v.fmt(f),
+            // As literals: with an exponent where hundreds of zeros would stand otherwise.
+            Value::F32(v) => write!(f, "{v:?}"),
+            Value::F64(v) => write!(f, "{v:?}"),
             Value::Bool(v) => v.fmt(f),
             Value::String(s) => String::from_utf8_lossy(s.as_bytes()).fmt(f),
             Value::Array(a) => write!(f, "[{}; {}]", a.element_type(), a.len()),

@@ -9,5 +9,5 @@ pub fn check(e: &Error, file: &str) {
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     assert!(!text.contains(breaks), "{text:?}");
     // Names are abbreviated; some errors hold two of them.
-    assert!(text.chars().count() < 600, "{text}");
+    assert!(text.chars().count() < 400, "{text}");
 }
