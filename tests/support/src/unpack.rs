@@ -2,7 +2,7 @@
 //!
 //! A fixture is unpacked under a name of its own and renamed into place when it is complete, so
 //! whoever sees it sees all of it. A file lock keeps two processes from doing the work twice. The
-//! place has the size and time of the archive in its name: another archive goes elsewhere.
+//! place has a hash of the archive in its name: another archive goes elsewhere.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -60,9 +60,8 @@ pub fn model(fixtures: &Path, name: &str) -> PathBuf {
 /// The folder into which `fill` unpacked `archive`, now or earlier.
 fn once(archive: &Path, name: &str, fill: impl Fn(&Path) -> std::io::Result<()>) -> PathBuf {
     let try_once = || {
-        let meta = fs::metadata(archive)?;
         let mut hash = DefaultHasher::new();
-        (meta.len(), meta.modified()?).hash(&mut hash);
+        fs::read(archive)?.hash(&mut hash);
         let root = target_dir().join("fixtures");
         let done = root.join(format!("{name}.{:016x}", hash.finish()));
         if done.exists() {
