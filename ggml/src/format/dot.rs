@@ -90,3 +90,80 @@ pub fn dot_f32(format: &Format, w: &[u8], x: &[f32]) -> f32 {
     }
     row as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::random::{Random, random_blocks};
+    use super::super::{FORMATS, GgmlType};
+    use super::*;
+    use crate::act::{ActFormat, SUM, quantize_row};
+
+    const K: usize = 1024;
+
+    /// A row of activations, quantized: integers, scales, sums.
+    fn activations(format: ActFormat, x: &[f32]) -> (Vec<i8>, Vec<f32>, Vec<i16>) {
+        let (mut qs, mut d, mut sums) = (vec![0; K], vec![0.0; K / format.block()], vec![0; K / SUM]);
+        quantize_row(x, format.block(), &mut qs, &mut d, &mut sums);
+        (qs, d, sums)
+    }
+
+    #[test]
+    fn quantized_dot_is_that_of_the_decoded_values() {
+        let mut random = Random(11);
+        for f in FORMATS.iter().filter(|f| f.act() != ActFormat::F32) {
+            let x: Vec<f32> = (0..K).map(|_| random.gaussian()).collect();
+            let (qs, d, sums) = activations(f.act(), &x);
+            let block = f.act().block();
+            let q8 = Q8Rows {
+                k: K,
+                rows: 1,
+                block,
+                qs: &qs,
+                d: &d,
+                sums: &sums,
+            };
+            let w = random_blocks(f.ty, K / f.block, 0.3, 5);
+
+            let mut values = vec![0f32; K];
+            f.decode(&w, &mut values);
+            let terms = (0..K).map(|i| f64::from(values[i]) * f64::from(qs[i]) * f64::from(d[i / block]));
+            let (sum, magnitude) = terms.fold((0.0, 0.0), |(s, m): (f64, f64), t| (s + t, m + t.abs()));
+            let error = (f64::from(dot_q8(f, &w, q8)) - sum).abs() / magnitude;
+            assert!(error < 1e-6, "{}: {error:e}", f.name);
+        }
+    }
+
+    #[test]
+    fn float_dot_is_exact_to_the_last_bit_where_the_sum_is() {
+        // Integers below 2²⁴ in total: no rounding anywhere.
+        let values: Vec<f32> = (0..K).map(|i| (i % 17) as f32 - 8.0).collect();
+        let x: Vec<f32> = (0..K).map(|i| (i % 5) as f32 - 2.0).collect();
+        let want: f32 = values.iter().zip(&x).map(|(w, x)| w * x).sum();
+        for ty in [GgmlType::F32, GgmlType::F16, GgmlType::BF16] {
+            let mut w = vec![0; ty.row_bytes(K).expect("any row")];
+            ty.format().encode(&values, &mut w).expect("plain numbers");
+            assert_eq!(dot_f32(ty.format(), &w, &x), want, "{ty}");
+        }
+    }
+
+    #[test]
+    fn float_dot_takes_every_format() {
+        let x: Vec<f32> = (0..K).map(|i| (i % 5) as f32 - 2.0).collect();
+        for f in FORMATS {
+            let w = random_blocks(f.ty, K / f.block, 1.0, 3);
+            let mut values = vec![0f32; K];
+            f.decode(&w, &mut values);
+            let want: f64 = values
+                .iter()
+                .zip(&x)
+                .map(|(&w, &x)| f64::from(w) * f64::from(x))
+                .sum();
+            let got = dot_f32(f, &w, &x);
+            assert!(
+                (f64::from(got) - want).abs() <= 1e-6 * want.abs(),
+                "{}: {got} for {want}",
+                f.name
+            );
+        }
+    }
+}

@@ -7,6 +7,8 @@
 //! A grid is therefore a set, written here as one bit a point: bit `p mod 64` of word `p / 64` says whether point
 //! `p` is a member. [`expand`] makes the table of coordinates, at compile time.
 
+use super::bits::spread;
+
 /// IQ1_S and IQ1_M: 2048 points; coordinates −1, 0, 1, times 8 so that the formats' shift of ±1/8 is an integer too.
 pub static IQ1S: [[i8; 8]; 2048] = expand(&IQ1S_POINTS, [-8, 0, 8]);
 /// IQ2_XXS: 256 points.
@@ -47,9 +49,7 @@ const fn expand<const B: usize, const D: usize, const N: usize>(
 
 /// Eight magnitudes of 1..=127 with signs: bit `i` of `signs` set makes number `i` negative.
 pub fn with_signs(magnitudes: [i8; 8], signs: u8) -> [i8; 8] {
-    // Eight bytes in one word. Bit i of the sign byte alone in byte i, then pushed up to that byte's top bit.
-    let bits = (u64::from(signs) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
-    let ones = ((bits + 0x7f7f_7f7f_7f7f_7f7f) >> 7) & 0x0101_0101_0101_0101;
+    let ones = spread(signs);
     // −m = !m + 1, and !m is below 255 in every byte because m is not zero: nothing is carried.
     let m = u64::from_le_bytes(magnitudes.map(|m| m as u8));
     ((m ^ (ones * 255)) + ones).to_le_bytes().map(|b| b as i8)
@@ -71,9 +71,6 @@ pub fn even_signs(code: u32) -> u8 {
 pub const IQ4_VALUES: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
-
-/// The values of the sixteen E2M1 codes of MXFP4 and NVFP4, doubled to be integers; the top bit is the sign.
-pub const E2M1_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 #[rustfmt::skip]
 const IQ1S_POINTS: [u64; 103] = [

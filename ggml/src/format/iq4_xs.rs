@@ -7,7 +7,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, nibbles};
 use super::grids::IQ4_VALUES;
-use super::{Blocks, Format, GgmlType, Kind, Unpacked};
+use super::search;
+use super::{Blocks, Format, GgmlType, Kind, Unpacked, iq4_nl};
 use crate::act::ActFormat;
 
 pub const IQ4_XS: Format = Format {
@@ -20,7 +21,7 @@ pub const IQ4_XS: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -43,4 +44,22 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
         dst.scale[sub] = d * f32::from((low | high << 4) as i8 - 32);
         nibbles(qs, dst.sub_mut(sub), |q| IQ4_VALUES[usize::from(q)]);
     }
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let subs = src.as_chunks::<32>().0;
+    let fits: [f32; 8] = std::array::from_fn(|i| iq4_nl::scale(&subs[i]));
+    let (d, s) = search::signed_scales(&fits, -32.0, 31.0);
+    let (mut scales_high, mut scales_low) = (0u16, [0; 4]);
+    for (i, s) in s.iter().enumerate() {
+        let s = (s + 32) as u8;
+        scales_low[i / 2] |= (s & 15) << (4 * (i % 2));
+        scales_high |= u16::from(s >> 4) << (2 * i);
+    }
+    *bytemuck::from_bytes_mut(dst) = Block {
+        d,
+        scales_high: scales_high.to_le_bytes(),
+        scales_low,
+        qs: std::array::from_fn(|i| iq4_nl::pack(&subs[i], d.get() * f32::from(s[i]))),
+    };
 }

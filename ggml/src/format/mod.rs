@@ -10,6 +10,7 @@
 
 mod bits;
 mod dot;
+mod e2m1;
 mod float;
 mod grids;
 mod iq1_m;
@@ -35,6 +36,7 @@ mod q6_k;
 mod q8_0;
 #[doc(hidden)]
 pub mod random;
+mod search;
 mod tq1_0;
 mod tq2_0;
 
@@ -323,11 +325,6 @@ impl fmt::Display for GgmlType {
     }
 }
 
-/// Reads the half-precision number that starts at byte `at` of a block.
-fn f16_at(block: &[u8], at: usize) -> f32 {
-    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,6 +333,7 @@ mod tests {
     fn table_is_consistent() {
         for f in FORMATS {
             assert_eq!(GgmlType::from_code(f.ty as u32), Some(f.ty));
+            assert!(std::ptr::eq(f.ty.format(), f), "{}", f.name);
             assert_eq!(GgmlType::from_name(&f.name.to_lowercase()), Some(f.ty));
             assert!(f.block <= MAX_BLOCK);
             if let Kind::Blocks(b) = &f.kind {

@@ -1,11 +1,12 @@
 //! MXFP4 of the OCP Microscaling Formats specification 1.0: 32 E2M1 values that share an E8M0 exponent.
 //!
-//! One byte e, 16 bytes of nibbles; value = 2^(e − 128)·[`E2M1_VALUES`]\[q\].
+//! One byte e, 16 bytes of nibbles; value = 2^(e − 128)·[`e2m1::VALUES`]\[q\].
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::nibbles;
-use super::grids::E2M1_VALUES;
+use super::bits::{nibbles, pack_nibbles};
+use super::e2m1;
+use super::search::{self, UNIFORM};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -19,7 +20,7 @@ pub const MXFP4: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -33,7 +34,7 @@ struct Block {
 fn unpack(src: &[u8], dst: &mut Unpacked) {
     let b: &Block = bytemuck::from_bytes(src);
     dst.scale[0] = half_e8m0(b.e);
-    nibbles(&b.qs, dst.sub_mut(0), |q| E2M1_VALUES[usize::from(q)]);
+    nibbles(&b.qs, dst.sub_mut(0), |q| e2m1::VALUES[usize::from(q)]);
 }
 
 /// 2^(e − 128): half of what the exponent means, for the values are doubled. Exponents 0 and 1 make subnormals; 255,
@@ -44,4 +45,39 @@ fn half_e8m0(e: u8) -> f32 {
         1 => 1 << 22,
         e => u32::from(e - 1) << 23,
     })
+}
+
+/// Of the exponent with which the largest magnitude lies between 4 and 8, beyond the largest code 6 or not, and the
+/// next one the better.
+fn encode(src: &[f32], dst: &mut [u8]) {
+    /// The largest exponent whose largest value is finite.
+    const LARGEST: u8 = 252;
+    let exponent = (search::extreme(src).to_bits() >> 23 & 255) as u8;
+    let e = exponent.saturating_sub(2).min(LARGEST);
+    let candidates = [e, (e + 1).min(LARGEST)];
+    let e = e2m1::best(src, &UNIFORM, candidates, half_e8m0);
+    *bytemuck::from_bytes_mut(dst) = Block {
+        e,
+        qs: pack_nibbles(&e2m1::codes(src, half_e8m0(e))),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponents_are_read_as_ggml_does() {
+        for (e, d) in [
+            (0, -128),
+            (1, -127),
+            (2, -126),
+            (3, -125),
+            (128, 0),
+            (254, 126),
+            (255, 127),
+        ] {
+            assert_eq!(f64::from(half_e8m0(e)), 2f64.powi(d), "exponent {e}");
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! NVFP4: 64 E2M1 values in 4 sub-blocks, each with an unsigned E4M3 scale.
 //!
 //! Four bytes of scales, then 8 bytes of nibbles per sub-block: its first half low, its second half high; value =
-//! scale/2·[`E2M1_VALUES`]\[q\]. A tensor-wide scale, where a model has one, is a tensor of its own.
+//! scale/2·[`e2m1::VALUES`]\[q\]. A tensor-wide scale, where a model has one, is a tensor of its own.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::grids::E2M1_VALUES;
+use super::e2m1;
+use super::search::{self, UNIFORM};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -19,7 +20,7 @@ pub const NVFP4: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -37,11 +38,14 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
         let qs: &mut [i8; 16] = dst.sub_mut(sub);
         let (lo, hi) = qs.split_at_mut(8);
         for ((lo, hi), b) in lo.iter_mut().zip(hi).zip(packed) {
-            *lo = E2M1_VALUES[usize::from(b & 15)];
-            *hi = E2M1_VALUES[usize::from(b >> 4)];
+            *lo = e2m1::VALUES[usize::from(b & 15)];
+            *hi = e2m1::VALUES[usize::from(b >> 4)];
         }
     }
 }
+
+/// The code of the largest scale, 448.
+const LARGEST: u8 = 0x7e;
 
 /// Half of the scale, for the values are doubled: four bits of exponent with bias 7, three of mantissa. The top bit is
 /// not looked at, except that 0x7f, a NaN, is read as zero and 0xff as 480, as ggml does.
@@ -56,11 +60,65 @@ fn half_ue4m3(x: u8) -> f32 {
 
 /// The nearest scale; what is too large becomes the largest, what is not positive zero.
 pub fn nearest_ue4m3(x: f32) -> u8 {
-    const LARGEST: f32 = 448.0;
     // Numbers of one exponent are 2^(e − 10) apart; below exponent 1 the spacing stays that of exponent 1.
-    let x = x.clamp(0.0, LARGEST);
+    let x = if x > 0.0 { x.min(448.0) } else { 0.0 };
     let e = ((x.to_bits() >> 23) as i32 - 127 + 7).max(1);
     let steps = (x * f32::from_bits(((10 - e + 127) as u32) << 23)).round_ties_even() as u8;
     // 8 steps of mantissa and a hidden 8: rounding up to 16 carries into the exponent by itself.
     (e as u8 - 1) * 8 + steps
+}
+
+/// Of the scale with which the largest magnitude has the largest code, 6, and its neighbours the best.
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let mut block: Block = Zeroable::zeroed();
+    for (sub, x) in src.as_chunks::<16>().0.iter().enumerate() {
+        let covering = nearest_ue4m3(search::extreme(x).abs() / 6.0);
+        let candidates = (covering.saturating_sub(3)..=covering + 3).filter(|&s| s <= LARGEST);
+        let scale = e2m1::best(x, &UNIFORM, candidates, half_ue4m3);
+        let codes: [u8; 16] = e2m1::codes(x, half_ue4m3(scale));
+        block.scales[sub] = scale;
+        block.qs[sub] = std::array::from_fn(|i| codes[i] | codes[i + 8] << 4);
+    }
+    *bytemuck::from_bytes_mut(dst) = block;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_are_read_as_ggml_does() {
+        for (code, scale) in [
+            (0, 0.0),
+            (1, 0.001953125),
+            (8, 0.015625),
+            (0x38, 1.0),
+            (0x7e, 448.0),
+            (0x7f, 0.0),
+        ] {
+            assert_eq!(2.0 * half_ue4m3(code), scale, "{code:#x}");
+        }
+        for (code, scale) in [(0x80, 0.0), (0xb8, 1.0), (0xff, 480.0)] {
+            assert_eq!(
+                2.0 * half_ue4m3(code),
+                scale,
+                "{code:#x}: the top bit does not matter"
+            );
+        }
+    }
+
+    #[test]
+    fn nearest_scale_inverts_and_rounds() {
+        for code in 0..=LARGEST {
+            let (this, next) = (2.0 * half_ue4m3(code), 2.0 * half_ue4m3(code + 1));
+            assert_eq!(nearest_ue4m3(this), code);
+            if code < LARGEST {
+                assert_eq!(nearest_ue4m3(this + 0.49 * (next - this)), code);
+                assert_eq!(nearest_ue4m3(this + 0.51 * (next - this)), code + 1);
+            }
+        }
+        assert_eq!(nearest_ue4m3(f32::INFINITY), LARGEST);
+        assert_eq!(nearest_ue4m3(-1.0), 0);
+        assert_eq!(nearest_ue4m3(f32::NAN), 0);
+    }
 }

@@ -5,7 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::F16;
+use super::bits::{F16, pack_two_bits};
+use super::search::{self, Min, UNIFORM, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -19,7 +20,7 @@ pub const Q2_K: Format = Format {
         has_min: true,
         act: ActFormat::Q8x256,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -47,4 +48,22 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
             }
         }
     }
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let subs = src.as_chunks::<16>().0;
+    let fits: [(f32, f32); 16] =
+        std::array::from_fn(|i| search::affine(&subs[i], &UNIFORM, 3.0, Min::NotAboveZero));
+    let (d, scales) = search::unsigned_scales(&fits.map(|(d, _)| d), 15.0);
+    let (dmin, mins) = search::unsigned_scales(&fits.map(|(_, m)| -m), 15.0);
+    let qs: [[u8; 16]; 16] = std::array::from_fn(|i| {
+        let (d, m) = (d.get() * f32::from(scales[i]), dmin.get() * f32::from(mins[i]));
+        codes(&subs[i], d, -m, 0.0, 3.0)
+    });
+    *bytemuck::from_bytes_mut(dst) = Block {
+        scales: std::array::from_fn(|i| scales[i] | mins[i] << 4),
+        qs: pack_two_bits(qs.as_flattened()),
+        d,
+        dmin,
+    };
 }

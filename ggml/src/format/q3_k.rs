@@ -6,7 +6,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::F16;
+use super::bits::{F16, pack_two_bits};
+use super::search::{self, UNIFORM, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -20,7 +21,7 @@ pub const Q3_K: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -50,4 +51,30 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
             }
         }
     }
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let subs = src.as_chunks::<16>().0;
+    let fits: [f32; 16] = std::array::from_fn(|i| search::integers(&subs[i], &UNIFORM, -4.0, 3.0));
+    let (d, s) = search::signed_scales(&fits, -32.0, 31.0);
+    let qs: [[u8; 16]; 16] =
+        std::array::from_fn(|i| codes(&subs[i], d.get() * f32::from(s[i]), 0.0, -4.0, 3.0));
+    let qs = qs.as_flattened();
+
+    let mut scales = [0; 12];
+    for (i, s) in s.iter().enumerate() {
+        let s = (s + 32) as u8;
+        scales[i % 8] |= (s & 15) << (i / 8 * 4);
+        scales[8 + i % 4] |= s >> 4 << (i / 4 * 2);
+    }
+    let mut high = [0; 32];
+    for (i, q) in qs.iter().enumerate() {
+        high[i % 32] |= q >> 2 << (i / 32);
+    }
+    *bytemuck::from_bytes_mut(dst) = Block {
+        high,
+        qs: pack_two_bits(qs),
+        scales,
+        d,
+    };
 }

@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::{F16, nibbles};
+use super::bits::{F16, nibbles, pack_nibbles};
+use super::search::{self, UNIFORM, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -16,7 +17,7 @@ pub const Q4_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -31,4 +32,10 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     let b: &Block = bytemuck::from_bytes(src);
     dst.scale[0] = b.d.get();
     nibbles(&b.qs, dst.sub_mut(0), |q| q as i8 - 8);
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let d = F16::new(search::integers(src, &UNIFORM, -8.0, 7.0));
+    let qs = pack_nibbles(&codes(src, d.get(), 0.0, -8.0, 7.0));
+    *bytemuck::from_bytes_mut(dst) = Block { d, qs };
 }

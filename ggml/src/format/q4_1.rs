@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::{F16, nibbles};
+use super::bits::{F16, nibbles, pack_nibbles};
+use super::search::{self, Min, UNIFORM, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -16,7 +17,7 @@ pub const Q4_1: Format = Format {
         has_min: true,
         act: ActFormat::Q8x32,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -33,4 +34,11 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     dst.scale[0] = b.d.get();
     dst.min[0] = b.m.get();
     nibbles(&b.qs, dst.sub_mut(0), |q| q as i8);
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let (d, m) = search::affine(src, &UNIFORM, 15.0, Min::Free);
+    let (d, m) = (F16::new(d), F16::new(m));
+    let qs = pack_nibbles(&codes(src, d.get(), m.get(), 0.0, 15.0));
+    *bytemuck::from_bytes_mut(dst) = Block { d, m, qs };
 }

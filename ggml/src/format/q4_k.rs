@@ -5,7 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::{F16, scales_and_mins};
+use super::bits::{F16, pack_scales_and_mins, scales_and_mins};
+use super::search::{self, Min, UNIFORM, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -19,7 +20,7 @@ pub const Q4_K: Format = Format {
         has_min: true,
         act: ActFormat::Q8x256,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -43,4 +44,24 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
             }
         }
     }
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let subs = src.as_chunks::<32>().0;
+    let fits: [(f32, f32); 8] =
+        std::array::from_fn(|i| search::affine(&subs[i], &UNIFORM, 15.0, Min::NotAboveZero));
+    let (d, scales) = search::unsigned_scales(&fits.map(|(d, _)| d), 63.0);
+    let (dmin, mins) = search::unsigned_scales(&fits.map(|(_, m)| -m), 63.0);
+    let qs: [[u8; 32]; 8] = std::array::from_fn(|i| {
+        let (d, m) = (d.get() * f32::from(scales[i]), dmin.get() * f32::from(mins[i]));
+        codes(&subs[i], d, -m, 0.0, 15.0)
+    });
+
+    *bytemuck::from_bytes_mut(dst) = Block {
+        d,
+        dmin,
+        scales: pack_scales_and_mins(&scales, &mins),
+
+        qs: std::array::from_fn(|i| qs[i / 32 * 2][i % 32] | qs[i / 32 * 2 + 1][i % 32] << 4),
+    };
 }

@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::{F16, five_bits};
+use super::bits::{F16, five_bits, pack_five_bits};
+use super::search::{self, UNIFORM, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -16,7 +17,7 @@ pub const Q5_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -32,4 +33,10 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     let b: &Block = bytemuck::from_bytes(src);
     dst.scale[0] = b.d.get();
     five_bits(&b.qs, b.high, dst.sub_mut(0), |q| q as i8 - 16);
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let d = F16::new(search::integers(src, &UNIFORM, -16.0, 15.0));
+    let (qs, high) = pack_five_bits(&codes(src, d.get(), 0.0, -16.0, 15.0));
+    *bytemuck::from_bytes_mut(dst) = Block { d, high, qs };
 }

@@ -7,6 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::F16;
+use super::search::{self, UNIFORM, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -20,7 +21,7 @@ pub const Q6_K: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -48,4 +49,20 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
             }
         }
     }
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let subs = src.as_chunks::<16>().0;
+    let fits: [f32; 16] = std::array::from_fn(|i| search::integers(&subs[i], &UNIFORM, -32.0, 31.0));
+    let (d, scales) = search::signed_scales(&fits, -128.0, 127.0);
+    let qs: [[u8; 16]; 16] =
+        std::array::from_fn(|i| codes(&subs[i], d.get() * f32::from(scales[i]), 0.0, -32.0, 31.0));
+
+    let (mut low, mut high) = ([0; 128], [0; 64]);
+    for (i, q) in qs.as_flattened().iter().enumerate() {
+        let (half, part, l) = (i / 128, i / 32 % 4, i % 32);
+        low[64 * half + part % 2 * 32 + l] |= (q & 15) << (part / 2 * 4);
+        high[32 * half + l] |= q >> 4 << (2 * part);
+    }
+    *bytemuck::from_bytes_mut(dst) = Block { low, high, scales, d };
 }

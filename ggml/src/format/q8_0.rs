@@ -1,15 +1,18 @@
 //! Q8_0: 32 values, `d: f16`, then 32 signed bytes; value = d·q.
 
+use bytemuck::{Pod, Zeroable};
 use half::f16;
 
-use super::{Blocks, Format, GgmlType, Kind, Unpacked, f16_at};
+use super::bits::F16;
+use super::search::inverse;
+use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
 pub const Q8_0: Format = Format {
     ty: GgmlType::Q8_0,
     name: "Q8_0",
     block: 32,
-    bytes: 34,
+    bytes: size_of::<Block>(),
     kind: Kind::Blocks(Blocks {
         sub: 32,
         has_min: false,
@@ -19,18 +22,25 @@ pub const Q8_0: Format = Format {
     }),
 };
 
-fn unpack(src: &[u8], dst: &mut Unpacked) {
-    dst.scale[0] = f16_at(src, 0);
-    dst.qs[..32].copy_from_slice(bytemuck::cast_slice(&src[2..34]));
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Block {
+    d: F16,
+    qs: [i8; 32],
 }
 
-/// Scale = largest magnitude / 127, nearest integers, halves away from zero.
+fn unpack(src: &[u8], dst: &mut Unpacked) {
+    let b: &Block = bytemuck::from_bytes(src);
+    dst.scale[0] = b.d.get();
+    *dst.sub_mut(0) = b.qs;
+}
+
+/// Scale = largest magnitude / 127, nearest integers, halves away from zero: there is nothing to search for, and
+/// the blocks are the same to the last bit as everybody else's.
 fn encode(src: &[f32], dst: &mut [u8]) {
     let amax = src.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let d = amax / 127.0;
-    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    dst[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
-    for (q, x) in dst[2..].iter_mut().zip(src) {
-        *q = (x * inverse).round() as i8 as u8;
-    }
+    let d = (amax / 127.0).min(f16::MAX.to_f32());
+    let inverse = inverse(d);
+    let qs = std::array::from_fn(|i| (src[i] * inverse).round().clamp(-127.0, 127.0) as i8);
+    *bytemuck::from_bytes_mut(dst) = Block { d: F16::new(d), qs };
 }

@@ -5,7 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::F16;
+use super::bits::{F16, pack_two_bits};
+use super::search::{self, UNIFORM, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -19,7 +20,7 @@ pub const TQ2_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: None,
+        encode: Some(encode),
     }),
 };
 
@@ -41,4 +42,13 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
             }
         }
     }
+}
+
+fn encode(src: &[f32], dst: &mut [u8]) {
+    let d = F16::new(search::ternary(src, &UNIFORM));
+    let digits: [u8; 256] = codes(src, d.get(), 0.0, -1.0, 1.0);
+    *bytemuck::from_bytes_mut(dst) = Block {
+        qs: pack_two_bits(&digits),
+        d,
+    };
 }
