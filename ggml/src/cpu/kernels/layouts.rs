@@ -22,8 +22,7 @@ unsafe fn read<T: Copy>(p: *const u8) -> T {
 /// A format whose blocks have 32 elements and start with their scale, an F16.
 trait Block32: Copy {
     const BYTES: usize;
-    const SIGNED: bool;
-    /// Whether a minimum follows the scale, an F16 too.
+    /// Whether a minimum follows the scale, an F16 too. The integers are signed where none does.
     const MIN: bool;
 
     /// The integers of the blocks at `a` and `b`.
@@ -38,7 +37,6 @@ trait Block32: Copy {
 pub(super) struct Of32<T>(pub T);
 
 impl<S: Decode, T: Block32> Weights<S> for Of32<T> {
-    const SIGNED: bool = T::SIGNED;
     const MIN: bool = T::MIN;
     const ACT: usize = 32;
 
@@ -94,7 +92,6 @@ pub(super) struct Q8_0;
 
 impl Block32 for Q8_0 {
     const BYTES: usize = 34;
-    const SIGNED: bool = true;
     const MIN: bool = false;
 
     #[inline(always)]
@@ -110,7 +107,6 @@ pub(super) struct Q4_0;
 
 impl Block32 for Q4_0 {
     const BYTES: usize = 18;
-    const SIGNED: bool = true;
     const MIN: bool = false;
 
     #[inline(always)]
@@ -126,7 +122,6 @@ pub(super) struct Q4_1;
 
 impl Block32 for Q4_1 {
     const BYTES: usize = 20;
-    const SIGNED: bool = false;
     const MIN: bool = true;
 
     #[inline(always)]
@@ -156,7 +151,6 @@ pub(super) struct Q5_0;
 
 impl Block32 for Q5_0 {
     const BYTES: usize = 22;
-    const SIGNED: bool = true;
     const MIN: bool = false;
 
     #[inline(always)]
@@ -172,7 +166,6 @@ pub(super) struct Q5_1;
 
 impl Block32 for Q5_1 {
     const BYTES: usize = 24;
-    const SIGNED: bool = false;
     const MIN: bool = true;
 
     #[inline(always)]
@@ -188,7 +181,6 @@ pub(super) struct IQ4_NL;
 
 impl Block32 for IQ4_NL {
     const BYTES: usize = 18;
-    const SIGNED: bool = true;
     const MIN: bool = false;
 
     #[inline(always)]
@@ -201,7 +193,6 @@ impl Block32 for IQ4_NL {
 /// A format whose blocks have 256 elements: a step.
 trait Block256: Copy {
     const BYTES: usize;
-    const SIGNED: bool;
     const MIN: bool;
 
     /// The block at `p`.
@@ -216,7 +207,6 @@ trait Block256: Copy {
 pub(super) struct Of256<T>(pub T);
 
 impl<S: Decode, T: Block256> Weights<S> for Of256<T> {
-    const SIGNED: bool = T::SIGNED;
     const MIN: bool = T::MIN;
     const ACT: usize = 256;
 
@@ -239,7 +229,6 @@ pub(super) struct Q2_K;
 
 impl Block256 for Q2_K {
     const BYTES: usize = 84;
-    const SIGNED: bool = false;
     const MIN: bool = true;
 
     #[inline(always)]
@@ -273,7 +262,6 @@ pub(super) struct Q3_K;
 
 impl Block256 for Q3_K {
     const BYTES: usize = 110;
-    const SIGNED: bool = true;
     const MIN: bool = false;
 
     #[inline(always)]
@@ -350,7 +338,6 @@ pub(super) struct Q4_K;
 
 impl Block256 for Q4_K {
     const BYTES: usize = 144;
-    const SIGNED: bool = false;
     const MIN: bool = true;
 
     #[inline(always)]
@@ -375,7 +362,6 @@ pub(super) struct Q5_K;
 
 impl Block256 for Q5_K {
     const BYTES: usize = 176;
-    const SIGNED: bool = false;
     const MIN: bool = true;
 
     #[inline(always)]
@@ -400,7 +386,6 @@ pub(super) struct Q6_K;
 
 impl Block256 for Q6_K {
     const BYTES: usize = 210;
-    const SIGNED: bool = true;
     const MIN: bool = false;
 
     #[inline(always)]
@@ -439,7 +424,6 @@ pub(super) struct IQ4_XS;
 
 impl Block256 for IQ4_XS {
     const BYTES: usize = 136;
-    const SIGNED: bool = true;
     const MIN: bool = false;
 
     #[inline(always)]

@@ -17,6 +17,7 @@
 //! at most `(k / 256 + 12) · ε · T`: a scale is rounded when it is made (2), a step adds at
 //! most 5 numbers and scales the sum (6), the steps are added (k / 256), then 16 lanes (4).
 
+use super::gemm::gemm;
 use super::simd::{Decode, Kernel, Simd};
 use crate::act::{Q8Rows, SUM};
 use crate::format::{Blocks, Format, GgmlType, Kind, Unpacked};
@@ -55,9 +56,7 @@ pub(super) struct Step<S: Simd> {
 
 /// A format as these kernels see it.
 pub(super) trait Weights<S: Simd>: Copy {
-    /// Whether the integers are signed; otherwise they are within 0..=127.
-    const SIGNED: bool;
-    /// Whether there are minimums to add.
+    /// Whether there are minimums to add. The integers are within 0..=127 then, and signed otherwise.
     const MIN: bool;
     /// Elements of the activations that share a scale: 32 or 256.
     const ACT: usize;
@@ -76,21 +75,21 @@ pub(super) trait Weights<S: Simd>: Copy {
 /// The activations of a step, padded with zeros.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Padded {
-    qs: [i8; STEP],
-    d: [f32; STEP / 32],
-    sums: [i16; STEP / SUM],
+pub(super) struct Padded {
+    pub qs: [i8; STEP],
+    pub d: [f32; STEP / 32],
+    pub sums: [i16; STEP / SUM],
 }
 
 impl Padded {
-    const ZERO: Padded = Padded {
+    pub const ZERO: Padded = Padded {
         qs: [0; STEP],
         d: [0.0; STEP / 32],
         sums: [0; STEP / SUM],
     };
 
     /// What is left of row `t` after the last whole step.
-    fn last(x: &Q8Rows<'_>, t: usize) -> Padded {
+    pub fn last(x: &Q8Rows<'_>, t: usize) -> Padded {
         let mut p = Padded::ZERO;
         let rest = x.k % STEP;
         let end = (t + 1) * x.k;
@@ -131,10 +130,10 @@ unsafe fn add_step<S: Simd, W: Weights<S>>(
         let mut t = s.splat(0.0);
         for part in 0..4 {
             let x = x.add(64 * part);
-            let dot = if W::SIGNED {
-                s.dot_signed(w.q[part], x)
-            } else {
+            let dot = if W::MIN {
                 s.dot_unsigned(w.q[part], x)
+            } else {
+                s.dot_signed(w.q[part], x)
             };
             let (dot, scale) = (s.to_f32(dot), s.spread(scale, part));
             t = if part == 0 {
@@ -235,7 +234,6 @@ pub(super) struct Generic<const ACT: usize, const MIN: bool> {
 }
 
 impl<S: Simd, const ACT: usize, const MIN: bool> Weights<S> for Generic<ACT, MIN> {
-    const SIGNED: bool = true;
     const MIN: bool = MIN;
     const ACT: usize = ACT;
 
@@ -283,50 +281,49 @@ pub(super) fn unpack(format: &Format, blocks: &Blocks, bytes: &[u8], step: &mut 
 }
 
 /// Any format on any instruction set.
-pub(super) fn generic<S: Simd>(s: S, format: &'static Format, args: &Args<'_>) {
+pub(super) fn generic<S: Simd>(s: S, format: &'static Format, args: &Args<'_>, many: bool) {
     let Kind::Blocks(blocks) = &format.kind else {
         return;
     };
     match (blocks.act.block(), blocks.has_min) {
-        (32, false) => few(s, Generic::<32, false> { format, blocks }, args),
-        (32, true) => few(s, Generic::<32, true> { format, blocks }, args),
-        (_, false) => few(s, Generic::<256, false> { format, blocks }, args),
-        (_, true) => few(s, Generic::<256, true> { format, blocks }, args),
-    }
-}
-
-/// All activation rows, for formats that are rare: few variants.
-fn few<S: Simd, W: Weights<S>>(s: S, w: W, args: &Args<'_>) {
-    for first in (0..args.x.rows).step_by(PASS) {
-        match args.x.rows - first {
-            1 => s.vectorize(MatVec::<W, 1> { w, args, first }),
-            _ => s.vectorize(MatVec::<W, 4> { w, args, first }),
-        }
+        (32, false) => rows(s, Generic::<32, false> { format, blocks }, blocks.sub, args, many),
+        (32, true) => rows(s, Generic::<32, true> { format, blocks }, blocks.sub, args, many),
+        (_, false) => rows(
+            s,
+            Generic::<256, false> { format, blocks },
+            blocks.sub,
+            args,
+            many,
+        ),
+        (_, true) => rows(s, Generic::<256, true> { format, blocks }, blocks.sub, args, many),
     }
 }
 
 /// A format that people run, straight from its bytes; any other by [`generic`].
-pub(super) fn tuned<S: Decode>(s: S, format: &'static Format, args: &Args<'_>) {
-    use crate::cpu::kernels::layouts as l;
+pub(super) fn tuned<S: Decode>(s: S, format: &'static Format, args: &Args<'_>, many: bool) {
+    use super::layouts as l;
     match format.ty {
-        GgmlType::Q4_0 => rows(s, l::Of32(l::Q4_0), args),
-        GgmlType::Q4_1 => rows(s, l::Of32(l::Q4_1), args),
-        GgmlType::Q5_0 => rows(s, l::Of32(l::Q5_0), args),
-        GgmlType::Q5_1 => rows(s, l::Of32(l::Q5_1), args),
-        GgmlType::Q8_0 => rows(s, l::Of32(l::Q8_0), args),
-        GgmlType::Q2_K => rows(s, l::Of256(l::Q2_K), args),
-        GgmlType::Q3_K => rows(s, l::Of256(l::Q3_K), args),
-        GgmlType::Q4_K => rows(s, l::Of256(l::Q4_K), args),
-        GgmlType::Q5_K => rows(s, l::Of256(l::Q5_K), args),
-        GgmlType::Q6_K => rows(s, l::Of256(l::Q6_K), args),
-        GgmlType::IQ4_NL => rows(s, l::Of32(l::IQ4_NL), args),
-        GgmlType::IQ4_XS => rows(s, l::Of256(l::IQ4_XS), args),
-        _ => generic(s, format, args),
+        GgmlType::Q4_0 => rows(s, l::Of32(l::Q4_0), 32, args, many),
+        GgmlType::Q4_1 => rows(s, l::Of32(l::Q4_1), 32, args, many),
+        GgmlType::Q5_0 => rows(s, l::Of32(l::Q5_0), 32, args, many),
+        GgmlType::Q5_1 => rows(s, l::Of32(l::Q5_1), 32, args, many),
+        GgmlType::Q8_0 => rows(s, l::Of32(l::Q8_0), 32, args, many),
+        GgmlType::IQ4_NL => rows(s, l::Of32(l::IQ4_NL), 32, args, many),
+        GgmlType::Q2_K => rows(s, l::Of256(l::Q2_K), 16, args, many),
+        GgmlType::Q3_K => rows(s, l::Of256(l::Q3_K), 16, args, many),
+        GgmlType::Q4_K => rows(s, l::Of256(l::Q4_K), 32, args, many),
+        GgmlType::Q5_K => rows(s, l::Of256(l::Q5_K), 32, args, many),
+        GgmlType::Q6_K => rows(s, l::Of256(l::Q6_K), 16, args, many),
+        GgmlType::IQ4_XS => rows(s, l::Of256(l::IQ4_XS), 32, args, many),
+        _ => generic(s, format, args, many),
     }
 }
 
-/// All activation rows.
-fn rows<S: Simd, W: Weights<S>>(s: S, w: W, args: &Args<'_>) {
+/// All activation rows against weights with a scale per `sub` elements.
+fn rows<S: Simd, W: Weights<S>>(s: S, w: W, sub: usize, args: &Args<'_>, many: bool) {
+    if many {
+        return gemm(s, w, sub, args);
+    }
     for first in (0..args.x.rows).step_by(PASS) {
         match args.x.rows - first {
             1 => s.vectorize(MatVec::<W, 1> { w, args, first }),

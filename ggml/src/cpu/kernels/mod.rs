@@ -10,6 +10,7 @@
 //! | `scalar` | the portable one, the tests' truth |
 //! | `layouts` | the formats' bits in registers |
 //! | `matvec` | quantized weights × few activation rows |
+//! | `gemm` | quantized weights × many activation rows |
 //! | `float` | plain weights × activations, attention scores |
 //! | `attention` | weighted sums of value rows |
 //! | `vector` | norms, activations, exponentials, conversions |
@@ -19,6 +20,7 @@
 
 mod attention;
 mod float;
+mod gemm;
 mod layouts;
 mod matvec;
 mod scalar;
@@ -248,41 +250,59 @@ impl Kernels {
         y_stride: usize,
     ) {
         check_rows(ty, x.k, w.len(), row_bytes, n_w);
-        // SAFETY: `w` holds the rows; the rest is the caller's promise.
-        unsafe { self.matvec_q8_raw(ty, w.as_ptr(), row_bytes, n_w, x, 1.0, y, y_stride) }
+        let args = matvec::Args {
+            w: w.as_ptr(),
+            row_bytes,
+            n_w,
+            x,
+            scale: 1.0,
+            y,
+            y_stride,
+        };
+        self.product(ty, &args, false);
     }
 
-    /// [`Kernels::matvec_q8`] with weights behind a pointer and every result times `scale`.
+    /// [`Kernels::matvec_q8`] for many activation rows: more than 8, say. Weights are unpacked once for all of them.
+    ///
+    /// A result depends on its weight row and its activation row only, however they are split among
+    /// calls, but it may be rounded otherwise than by `matvec_q8`. Weight rows are best given in multiples of 32.
     ///
     /// # Safety
-    /// - `w + r * row_bytes` is valid for reads of a row of `x.k` elements for every `r < n_w`.
-    /// - The rest as for `matvec_q8`.
-    unsafe fn matvec_q8_raw(
+    /// As for `matvec_q8`.
+    ///
+    /// # Panics
+    /// As for `matvec_q8`.
+    pub unsafe fn gemm_q8(
         &self,
         ty: GgmlType,
-        w: *const u8,
+        w: &[u8],
         row_bytes: usize,
         n_w: usize,
         x: Q8Rows<'_>,
-        scale: f32,
         y: *mut f32,
         y_stride: usize,
     ) {
-        let format = ty.format();
+        check_rows(ty, x.k, w.len(), row_bytes, n_w);
+        let args = matvec::Args {
+            w: w.as_ptr(),
+            row_bytes,
+            n_w,
+            x,
+            scale: 1.0,
+            y,
+            y_stride,
+        };
+        self.product(ty, &args, true);
+    }
+
+    /// Products of quantized weights; `args` are as the callers' safety sections ask.
+    fn product(&self, ty: GgmlType, args: &matvec::Args<'_>, many: bool) {
+        let (format, x) = (ty.format(), &args.x);
         assert!(matches!(format.kind, Kind::Blocks(_)), "{ty} is not quantized");
         assert_eq!(x.block, format.act().block(), "activation blocks of {ty}");
         assert_eq!(x.k % format.block, 0, "whole blocks of {ty}");
         x.check();
-        let args = matvec::Args {
-            w,
-            row_bytes,
-            n_w,
-            x,
-            scale,
-            y,
-            y_stride,
-        };
-        with_isa!(self, |s| s.matvec(format, &args));
+        with_isa!(self, |s| s.product(format, args, many));
     }
 
     /// `y[t * y_stride + r]` = weight row `r` · activation row `t` in F32, for weights of plain numbers (F32,
@@ -381,8 +401,16 @@ impl Kernels {
         out: *mut f32,
         out_stride: usize,
     ) {
-        // SAFETY: the caller's promises are the same.
-        unsafe { self.matvec_q8_raw(GgmlType::Q8_0, k, row_stride, n, q, scale, out, out_stride) }
+        let args = matvec::Args {
+            w: k,
+            row_bytes: row_stride,
+            n_w: n,
+            x: q,
+            scale,
+            y: out,
+            y_stride: out_stride,
+        };
+        self.product(GgmlType::Q8_0, &args, false);
     }
 
     /// Weighted sums of cache rows: `acc[h * acc_stride + d] += Σ p[h * p_stride + i] · row i [d]`, rows in order.

@@ -35,6 +35,7 @@ unsafe fn load<T: Copy>(p: *const T) -> [T; 16] {
 
 impl Simd for Scalar {
     const WIDE: bool = false;
+    const BIASED: bool = false;
     type F = F;
     type I = [i32; 16];
     type Q = [u8; 64];
@@ -43,8 +44,8 @@ impl Simd for Scalar {
         kernel.run(self);
     }
 
-    fn matvec(self, format: &'static Format, args: &matvec::Args<'_>) {
-        matvec::generic(self, format, args);
+    fn product(self, format: &'static Format, args: &matvec::Args<'_>, many: bool) {
+        matvec::generic(self, format, args, many);
     }
 
     #[inline(always)]
@@ -222,20 +223,66 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn dot_unsigned(self, w: [u8; 64], x: *const i8) -> [i32; 16] {
-        // Within 0..=127 the sign makes no difference.
+    unsafe fn store_q(self, p: *mut u8, v: [u8; 64]) {
         // SAFETY: the caller's promise.
-        unsafe { self.dot_signed(w, x) }
+        unsafe { p.cast::<[u8; 64]>().write(v) }
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(self, w: [u8; 64], x: *const i8) -> [i32; 16] {
+    unsafe fn splat_q(self, p: *const i8) -> [u8; 64] {
         // SAFETY: the caller's promise.
-        let x = unsafe { x.cast::<[i8; 64]>().read() };
-        std::array::from_fn(|l| {
-            (4 * l..4 * l + 4)
-                .map(|i| i32::from(w[i] as i8) * i32::from(x[i]))
-                .sum()
-        })
+        let x = unsafe { p.cast::<[u8; 4]>().read() };
+        std::array::from_fn(|i| x[i % 4])
+    }
+
+    #[inline(always)]
+    fn zero_q(self) -> [u8; 64] {
+        [0; 64]
+    }
+
+    #[inline(always)]
+    fn xor(self, v: [u8; 64], bits: u8) -> [u8; 64] {
+        v.map(|v| v ^ bits)
+    }
+
+    #[inline(always)]
+    fn zero_i(self) -> [i32; 16] {
+        [0; 16]
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i(self, p: *const i32) -> [i32; 16] {
+        // SAFETY: the caller's promise.
+        [unsafe { p.read_unaligned() }; 16]
+    }
+
+    #[inline(always)]
+    unsafe fn store_i(self, p: *mut i32, v: [i32; 16]) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[i32; 16]>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_sums(self, p: *const i16, pairs: bool) -> [i32; 16] {
+        // SAFETY: the caller's promise.
+        let v = unsafe { load(p) }.map(i32::from);
+        std::array::from_fn(|l| if pairs { v[l] + v[l ^ 1] } else { v[l] })
+    }
+
+    #[inline(always)]
+    fn times_minus_128(self, v: [i32; 16]) -> [i32; 16] {
+        v.map(|v| -128 * v)
+    }
+
+    #[inline(always)]
+    fn mac_unsigned(self, acc: [i32; 16], w: [u8; 64], x: [u8; 64]) -> [i32; 16] {
+        // Within 0..=127 the sign makes no difference.
+        self.mac_signed(acc, w, x)
+    }
+
+    #[inline(always)]
+    fn mac_signed(self, acc: [i32; 16], w: [u8; 64], x: [u8; 64]) -> [i32; 16] {
+        let product = |i: usize| i32::from(w[i] as i8) * i32::from(x[i] as i8);
+        std::array::from_fn(|l| acc[l] + (4 * l..4 * l + 4).map(product).sum::<i32>())
     }
 }

@@ -26,6 +26,8 @@ pub(super) trait Kernel<S> {
 pub(super) trait Simd: Copy {
     /// Whether 16 and more virtual registers of f32 fit the machine's registers.
     const WIDE: bool;
+    /// Whether [`Simd::mac_signed`] is best left alone, and weights get 128 added for [`Simd::mac_unsigned`].
+    const BIASED: bool;
     /// 16 × f32.
     type F: Copy;
     /// 16 × i32.
@@ -36,8 +38,8 @@ pub(super) trait Simd: Copy {
     /// Runs `kernel` in a function of its own with this instruction set enabled.
     fn vectorize<K: Kernel<Self>>(self, kernel: K);
 
-    /// Few activation rows against weights of any quantized format.
-    fn matvec(self, format: &'static Format, args: &matvec::Args<'_>);
+    /// Activation rows against weights of any quantized format: few rows, or `many`.
+    fn product(self, format: &'static Format, args: &matvec::Args<'_>, many: bool);
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -137,17 +139,81 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reads of 64 bytes.
     unsafe fn load_q(self, p: *const u8) -> Self::Q;
-    /// Exact dot products of 4 elements each: lane `l` = Σ w·x over the elements `4l..4l + 4`. The bytes
-    /// of `w` are within 0..=127.
+    /// Stores 64 bytes.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of 64 bytes.
+    unsafe fn store_q(self, p: *mut u8, v: Self::Q);
+    /// 4 bytes, 16 times.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 4 bytes.
+    unsafe fn splat_q(self, p: *const i8) -> Self::Q;
+    /// Zeros.
+    fn zero_q(self) -> Self::Q;
+    /// `v ^ bits` for every byte.
+    fn xor(self, v: Self::Q, bits: u8) -> Self::Q;
+    /// Zeros.
+    fn zero_i(self) -> Self::I;
+    /// A number in all lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of a number.
+    unsafe fn splat_i(self, p: *const i32) -> Self::I;
+    /// Stores 16 numbers.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of 16 numbers.
+    unsafe fn store_i(self, p: *mut i32, v: Self::I);
+    /// 16 signed words; with `pairs`, both lanes of two neighbours become their sum.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 16 words.
+    unsafe fn load_sums(self, p: *const i16, pairs: bool) -> Self::I;
+    /// `-128 * v`.
+    fn times_minus_128(self, v: Self::I) -> Self::I;
+    /// Transposes 16 rows of 16 words of 32 bits, `stride` bytes apart.
+    ///
+    /// # Safety
+    /// `rows` is valid for reads of 64 bytes from each `r * stride` on, `out` for writes of 1,024 bytes.
+    #[inline(always)]
+    unsafe fn transpose(self, rows: *const u8, stride: usize, out: *mut u8) {
+        for r in 0..16 {
+            for c in 0..16 {
+                // SAFETY: 4 bytes of row r, and of the output.
+                unsafe {
+                    let word = rows.add(r * stride + 4 * c).cast::<u32>().read_unaligned();
+                    out.add(4 * (16 * c + r)).cast::<u32>().write_unaligned(word);
+                }
+            }
+        }
+    }
+    /// Asks for a line of cache; any address will do.
+    fn prefetch(self, _p: *const u8) {}
+    /// `acc` + exact dot products of 4 elements each: lane `l` + Σ w·x over the bytes `4l..4l + 4`. Those
+    /// of `w` are unsigned, within 0..=127 unless [`Simd::BIASED`], those of `x` within ±127.
+    fn mac_unsigned(self, acc: Self::I, w: Self::Q, x: Self::Q) -> Self::I;
+    /// The same for signed bytes `w`.
+    fn mac_signed(self, acc: Self::I, w: Self::Q, x: Self::Q) -> Self::I;
+
+    /// [`Simd::mac_unsigned`] of 64 bytes at `x`, added to nothing.
     ///
     /// # Safety
     /// `x` is valid for reads of 64 bytes.
-    unsafe fn dot_unsigned(self, w: Self::Q, x: *const i8) -> Self::I;
-    /// The same for signed bytes `w`; those of `x` must be within ±127.
+    #[inline(always)]
+    unsafe fn dot_unsigned(self, w: Self::Q, x: *const i8) -> Self::I {
+        // SAFETY: the caller's promise.
+        self.mac_unsigned(self.zero_i(), w, unsafe { self.load_q(x.cast()) })
+    }
+    /// [`Simd::mac_signed`] of 64 bytes at `x`, added to nothing.
     ///
     /// # Safety
     /// `x` is valid for reads of 64 bytes.
-    unsafe fn dot_signed(self, w: Self::Q, x: *const i8) -> Self::I;
+    #[inline(always)]
+    unsafe fn dot_signed(self, w: Self::Q, x: *const i8) -> Self::I {
+        // SAFETY: the caller's promise.
+        self.mac_signed(self.zero_i(), w, unsafe { self.load_q(x.cast()) })
+    }
 }
 
 /// What the layouts of [`super::formats`] need besides: bytes, nibbles and bits in their natural order.

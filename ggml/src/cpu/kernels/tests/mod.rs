@@ -189,4 +189,64 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn gemm_q8_is_exact_within_its_bound(
+        seed: u64, blocks in 1usize..20, n_w in 1usize..50, rows in 1usize..20, offset in 0usize..4, cut in 0usize..100,
+    ) {
+        for format in quantized() {
+            let mut rng = Random(seed);
+            let k = if format.block == 256 { 256 * blocks.div_ceil(4) } else { format.block * blocks };
+            let w = Weights::random(&mut rng, format, k, n_w, offset, offset * 3);
+            let x = Activations::random(&mut rng, k, rows, format.act().block());
+            let stride = n_w + 1;
+            let run = |kernels: &Kernels, w: &[u8], row_bytes, n_w, x: Q8Rows<'_>, y: &mut [f32]| {
+                assert!(y.len() + 1 >= x.rows * stride - (stride - n_w));
+                // SAFETY: y has room for x.rows rows of n_w, `stride` apart.
+                unsafe { kernels.gemm_q8(format.ty, w, row_bytes, n_w, x, y.as_mut_ptr(), stride) };
+            };
+            let all = |kernels: &Kernels| {
+                let mut y = vec![f32::NAN; rows * stride];
+                run(kernels, w.bytes(), w.row_bytes, n_w, x.view(), &mut y);
+                y
+            };
+            let truth = all(available().next().unwrap());
+            for r in 0..n_w {
+                for t in 0..rows {
+                    let (sum, terms) = exact(format, w.row(r), x.view().row(t));
+                    let error = (f64::from(truth[t * stride + r]) - sum).abs();
+                    let bound = (k as f64 / 256.0 + 36.0) * f64::from(f32::EPSILON) * terms;
+                    prop_assert!(error <= bound, "{}: row {r}, token {t}: {error} > {bound}", format.name);
+                }
+            }
+            let (row, token) = (cut % n_w, cut % rows);
+            for kernels in available() {
+                prop_assert_eq!(bits(&all(kernels)), bits(&truth), "{} on {:?}", format.name, kernels);
+                // In four parts.
+                let mut y = vec![f32::NAN; rows * stride];
+                for (t, n_t) in [(0, token), (token, rows - token)] {
+                    for (r, n_r) in [(0, row), (row, n_w - row)] {
+                        if n_t * n_r > 0 {
+                            let x = x.view().slice(t, n_t);
+                            run(kernels, w.row(r), w.row_bytes, n_r, x, &mut y[t * stride + r..]);
+                        }
+                    }
+                }
+                prop_assert_eq!(bits(&y), bits(&truth), "{} in parts", format.name);
+            }
+        }
+    }
+
+    /// The kernels take unsigned integers for granted where there are minimums.
+    #[test]
+    fn minimums_mean_unsigned_integers(seed: u64) {
+        for format in quantized() {
+            let Kind::Blocks(blocks) = &format.kind else { unreachable!() };
+            let mut u = Unpacked::default();
+            (blocks.unpack)(&random_blocks(format.ty, 1, 1.0, seed), &mut u);
+            if blocks.has_min {
+                prop_assert!(u.qs[..format.block].iter().all(|&q| q >= 0), "{}", format.name);
+            }
+        }
+    }
 }

@@ -13,17 +13,21 @@ pub(in super::super) struct Avx2<M>(PhantomData<M>);
 
 /// How bytes are multiplied and added, and with which features that is compiled.
 pub(in super::super) trait Multiply: Copy {
+    /// See [`Simd::BIASED`].
+    const BIASED: bool;
+
     /// Runs `kernel` with the features enabled.
     ///
     /// # Safety
     /// The machine has them.
     unsafe fn vectorize<K: Kernel<Avx2<Self>>>(kernel: K);
 
-    /// Lane `l` = Σ w·x over 4 bytes, those of `w` unsigned and within 0..=128, those of `x` within ±127.
+    /// Lane `l` of `acc` + Σ w·x over 4 bytes, those of `w` unsigned and within 0..=128 unless `BIASED`, those of
+    /// `x` within ±127.
     ///
     /// # Safety
     /// The machine has the features.
-    unsafe fn dot(w: __m256i, x: __m256i) -> __m256i;
+    unsafe fn mac(acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
 }
 
 /// Through words. A pair of products is at most 2 · 128 · 127 = 32,512: no saturation.
@@ -35,6 +39,8 @@ pub(in super::super) struct Words;
 pub(in super::super) struct Vnni;
 
 impl Multiply for Words {
+    const BIASED: bool = false;
+
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
     unsafe fn vectorize<K: Kernel<Avx2<Self>>>(kernel: K) {
@@ -42,13 +48,18 @@ impl Multiply for Words {
     }
 
     #[inline(always)]
-    unsafe fn dot(w: __m256i, x: __m256i) -> __m256i {
+    unsafe fn mac(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)) }
+        unsafe {
+            let words = _mm256_maddubs_epi16(w, x);
+            _mm256_add_epi32(acc, _mm256_madd_epi16(words, _mm256_set1_epi16(1)))
+        }
     }
 }
 
 impl Multiply for Vnni {
+    const BIASED: bool = true;
+
     #[inline]
     #[target_feature(enable = "avx2,avxvnni,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
     unsafe fn vectorize<K: Kernel<Avx2<Self>>>(kernel: K) {
@@ -56,9 +67,9 @@ impl Multiply for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn dot(w: __m256i, x: __m256i) -> __m256i {
+    unsafe fn mac(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), w, x) }
+        unsafe { _mm256_dpbusd_avx_epi32(acc, w, x) }
     }
 }
 
@@ -140,6 +151,7 @@ unsafe fn shift(v: __m256i, by: i32) -> __m256i {
 
 impl<M: Multiply> Simd for Avx2<M> {
     const WIDE: bool = false;
+    const BIASED: bool = M::BIASED;
     type F = F;
     type I = I;
     type Q = I;
@@ -149,8 +161,8 @@ impl<M: Multiply> Simd for Avx2<M> {
         unsafe { M::vectorize(kernel) }
     }
 
-    fn matvec(self, format: &'static Format, args: &matvec::Args<'_>) {
-        matvec::tuned(self, format, args);
+    fn product(self, format: &'static Format, args: &matvec::Args<'_>, many: bool) {
+        matvec::tuned(self, format, args, many);
     }
 
     #[inline(always)]
@@ -339,24 +351,114 @@ impl<M: Multiply> Simd for Avx2<M> {
     }
 
     #[inline(always)]
-    unsafe fn dot_unsigned(self, w: I, x: *const i8) -> I {
+    unsafe fn store_q(self, p: *mut u8, v: I) {
         // SAFETY: the caller's promise.
         unsafe {
-            let x = self.load_q(x.cast());
-            [M::dot(w[0], x[0]), M::dot(w[1], x[1])]
+            _mm256_storeu_si256(p.cast(), v[0]);
+            _mm256_storeu_si256(p.add(32).cast(), v[1]);
         }
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(self, w: I, x: *const i8) -> I {
-        // |w| · (x with the sign of w)
+    unsafe fn splat_q(self, p: *const i8) -> I {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_set1_epi32(p.cast::<i32>().read_unaligned()); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i(self, p: *const i32) -> I {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_set1_epi32(p.read_unaligned()); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i(self, p: *mut i32, v: I) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store_q(p.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_sums(self, p: *const i16, pairs: bool) -> I {
         // SAFETY: the caller's promise.
         unsafe {
-            let x = self.load_q(x.cast());
-            [
-                M::dot(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x[0], w[0])),
-                M::dot(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x[1], w[1])),
-            ]
+            let a = _mm256_cvtepi16_epi32(_mm_loadu_si128(p.cast()));
+            let b = _mm256_cvtepi16_epi32(_mm_loadu_si128(p.add(8).cast()));
+            if pairs {
+                [
+                    _mm256_add_epi32(a, _mm256_shuffle_epi32::<0b10_11_00_01>(a)),
+                    _mm256_add_epi32(b, _mm256_shuffle_epi32::<0b10_11_00_01>(b)),
+                ]
+            } else {
+                [a, b]
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, rows: *const u8, stride: usize, out: *mut u8) {
+        // Four blocks of 8 rows and 8 columns.
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (top, left) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                transpose8(
+                    rows.add(top * stride + 4 * left),
+                    stride,
+                    out.add(64 * left + 4 * top),
+                );
+            }
+        }
+    }
+
+    operations! {
+        fn zero_q() -> I = |_i| _mm256_setzero_si256();
+        fn zero_i() -> I = |_i| _mm256_setzero_si256();
+        fn xor(v: I, bits: u8) -> I = |i| _mm256_xor_si256(v[i], _mm256_set1_epi8(bits as i8));
+        fn times_minus_128(v: I) -> I =
+            |i| _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32::<7>(v[i]));
+        fn mac_unsigned(acc: I, w: I, x: I) -> I = |i| M::mac(acc[i], w[i], x[i]);
+        // |w| · (x with the sign of w)
+        fn mac_signed(acc: I, w: I, x: I) -> I =
+            |i| M::mac(acc[i], _mm256_abs_epi8(w[i]), _mm256_sign_epi8(x[i], w[i]));
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}
+
+/// Transposes 8 rows of 8 words of 32 bits, `stride` bytes apart; the result's are 64 bytes apart.
+///
+/// # Safety
+/// The machine has AVX2; all of that is valid for reads and writes.
+#[inline(always)]
+unsafe fn transpose8(rows: *const u8, stride: usize, out: *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // After the unpacking, a register holds one column of four rows in each half, columns c and c + 4.
+        let mut columns = [[_mm256_setzero_si256(); 2]; 4];
+        for quad in 0..2 {
+            let mut row = [_mm256_setzero_si256(); 4];
+            for r in 0..4 {
+                row[r] = _mm256_loadu_si256(rows.add((4 * quad + r) * stride).cast());
+            }
+            let [a, b, c, d] = row;
+            let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            columns[0][quad] = _mm256_unpacklo_epi64(ab_low, cd_low);
+            columns[1][quad] = _mm256_unpackhi_epi64(ab_low, cd_low);
+            columns[2][quad] = _mm256_unpacklo_epi64(ab_high, cd_high);
+            columns[3][quad] = _mm256_unpackhi_epi64(ab_high, cd_high);
+        }
+        for c in 0..4 {
+            let [a, b] = columns[c];
+            let (left, right) = (
+                _mm256_permute2x128_si256::<0x20>(a, b),
+                _mm256_permute2x128_si256::<0x31>(a, b),
+            );
+            _mm256_storeu_si256(out.add(64 * c).cast(), left);
+            _mm256_storeu_si256(out.add(64 * (c + 4)).cast(), right);
         }
     }
 }

@@ -13,17 +13,21 @@ pub(in super::super) struct Avx512<M>(PhantomData<M>);
 
 /// How bytes are multiplied and added, and with which features that is compiled.
 pub(in super::super) trait Multiply: Copy {
+    /// See [`Simd::BIASED`].
+    const BIASED: bool;
+
     /// Runs `kernel` with the features enabled.
     ///
     /// # Safety
     /// The machine has them.
     unsafe fn vectorize<K: Kernel<Avx512<Self>>>(kernel: K);
 
-    /// Lane `l` = Σ w·x over 4 bytes, those of `w` unsigned and within 0..=128, those of `x` within ±127.
+    /// Lane `l` of `acc` + Σ w·x over 4 bytes, those of `w` unsigned and within 0..=128 unless `BIASED`, those of
+    /// `x` within ±127.
     ///
     /// # Safety
     /// The machine has the features.
-    unsafe fn dot(w: __m512i, x: __m512i) -> __m512i;
+    unsafe fn mac(acc: __m512i, w: __m512i, x: __m512i) -> __m512i;
 }
 
 /// Through words. A pair of products is at most 2 · 128 · 127 = 32,512: no saturation.
@@ -35,6 +39,8 @@ pub(in super::super) struct Words;
 pub(in super::super) struct Vnni;
 
 impl Multiply for Words {
+    const BIASED: bool = false;
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
     unsafe fn vectorize<K: Kernel<Avx512<Self>>>(kernel: K) {
@@ -42,13 +48,18 @@ impl Multiply for Words {
     }
 
     #[inline(always)]
-    unsafe fn dot(w: __m512i, x: __m512i) -> __m512i {
+    unsafe fn mac(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)) }
+        unsafe {
+            let words = _mm512_maddubs_epi16(w, x);
+            _mm512_add_epi32(acc, _mm512_madd_epi16(words, _mm512_set1_epi16(1)))
+        }
     }
 }
 
 impl Multiply for Vnni {
+    const BIASED: bool = true;
+
     #[inline]
     #[target_feature(
         enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt"
@@ -58,9 +69,9 @@ impl Multiply for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn dot(w: __m512i, x: __m512i) -> __m512i {
+    unsafe fn mac(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x) }
+        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
     }
 }
 
@@ -117,6 +128,7 @@ fn lanes(f: impl Fn(i32) -> i32) -> __m512i {
 
 impl<M: Multiply> Simd for Avx512<M> {
     const WIDE: bool = true;
+    const BIASED: bool = M::BIASED;
     type F = __m512;
     type I = __m512i;
     type Q = __m512i;
@@ -126,8 +138,8 @@ impl<M: Multiply> Simd for Avx512<M> {
         unsafe { M::vectorize(kernel) }
     }
 
-    fn matvec(self, format: &'static Format, args: &matvec::Args<'_>) {
-        matvec::tuned(self, format, args);
+    fn product(self, format: &'static Format, args: &matvec::Args<'_>, many: bool) {
+        matvec::tuned(self, format, args, many);
     }
 
     #[inline(always)]
@@ -249,20 +261,99 @@ impl<M: Multiply> Simd for Avx512<M> {
     }
 
     #[inline(always)]
-    unsafe fn dot_unsigned(self, w: __m512i, x: *const i8) -> __m512i {
+    unsafe fn store_q(self, p: *mut u8, v: __m512i) {
         // SAFETY: the caller's promise.
-        unsafe { M::dot(w, _mm512_loadu_si512(x.cast())) }
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(self, w: __m512i, x: *const i8) -> __m512i {
-        // |w| · (x with the sign of w)
+    unsafe fn splat_q(self, p: *const i8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i(self, p: *const i32) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_set1_epi32(p.read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i(self, p: *mut i32, v: __m512i) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_sums(self, p: *const i16, pairs: bool) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe {
-            let x = _mm512_loadu_si512(x.cast());
-            let x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
-            M::dot(_mm512_abs_epi8(w), x)
+            let v = _mm512_cvtepi16_epi32(_mm256_loadu_si256(p.cast()));
+            if pairs {
+                _mm512_add_epi32(v, _mm512_shuffle_epi32::<0b10_11_00_01>(v))
+            } else {
+                v
+            }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, rows: *const u8, stride: usize, out: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // Four rows at a time, a quarter of each: after the unpacking, a register holds one column of
+            // four rows in each of its quarters, columns 4q + c.
+            let mut columns = [[_mm512_setzero_si512(); 4]; 4];
+            for quad in 0..4 {
+                let mut row = [_mm512_setzero_si512(); 4];
+                for r in 0..4 {
+                    row[r] = _mm512_loadu_si512(rows.add((4 * quad + r) * stride).cast());
+                }
+                let [a, b, c, d] = row;
+                let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+                let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+                columns[0][quad] = _mm512_unpacklo_epi64(ab_low, cd_low);
+                columns[1][quad] = _mm512_unpackhi_epi64(ab_low, cd_low);
+                columns[2][quad] = _mm512_unpacklo_epi64(ab_high, cd_high);
+                columns[3][quad] = _mm512_unpackhi_epi64(ab_high, cd_high);
+            }
+            for c in 0..4 {
+                // A 4 × 4 transposition of quarters.
+                let [a, b, d, e] = columns[c];
+                let (low, high) = (
+                    _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
+                    _mm512_shuffle_i32x4::<0b01_00_01_00>(d, e),
+                );
+                let (low2, high2) = (
+                    _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b),
+                    _mm512_shuffle_i32x4::<0b11_10_11_10>(d, e),
+                );
+                let quarters = [
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high),
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high),
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(low2, high2),
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(low2, high2),
+                ];
+                for (q, column) in quarters.into_iter().enumerate() {
+                    _mm512_storeu_si512(out.add(64 * (4 * q + c)).cast(), column);
+                }
+            }
+        }
+    }
+
+    operations! {
+        fn zero_q() -> __m512i = _mm512_setzero_si512();
+        fn zero_i() -> __m512i = _mm512_setzero_si512();
+        fn xor(v: __m512i, bits: u8) -> __m512i = _mm512_xor_si512(v, _mm512_set1_epi8(bits as i8));
+        fn times_minus_128(v: __m512i) -> __m512i =
+            _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<7>(v));
+        fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        fn mac_unsigned(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = M::mac(acc, w, x);
+        fn mac_signed(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = {
+            // |w| · (x with the sign of w)
+            let x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+            M::mac(acc, _mm512_abs_epi8(w), x)
+        };
     }
 }
 

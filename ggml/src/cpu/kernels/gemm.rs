@@ -1,0 +1,353 @@
+//! Many activation rows against quantized weights: a prompt.
+//!
+//! Weights are unpacked once for all activation rows. 256 elements of 16 rows become a [`Panel`], a few
+//! kilobytes in the first-level cache:
+//!
+//! ```text
+//!   q      64 × (16 rows × 4 neighbouring elements): one instruction multiplies 4 elements of an
+//!          activation row, broadcast, with those of 16 weight rows, and adds them to 16 sums
+//!   scale  16 × 16 rows: a scale per 16 elements and row
+//!   min    the same
+//! ```
+//!
+//! A lane is a row of weights, so nothing is ever added across lanes. Integer sums stay in registers for
+//! a sub-block (16 or 32 elements), where they are exact; then they are scaled and added to the step's
+//! sum in f32, and that to `y`. A result depends on its weight row and activation row only, not on how
+//! either is tiled. Its error is at most `(k / 256 + 36) · ε · T`, with `T` as in
+//! [`super::matvec`]: a step adds at most 32 numbers.
+//!
+//! Where the instruction takes unsigned bytes times signed ones ([`Simd::BIASED`]), a panel of signed
+//! integers holds them plus 128, and the sums start at −128 · Σ x. No step saturates.
+
+use super::matvec::{Args, Padded, STEP, Weights};
+use super::simd::{Kernel, Simd};
+use crate::act::SUM;
+
+/// Rows of a panel.
+const ROWS: usize = 16;
+
+/// Activations that should stay in the second-level cache, in bytes.
+const CACHED: usize = 1 << 20;
+
+/// 256 elements of 16 rows.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Panel {
+    q: [u8; STEP * ROWS],
+    scale: [f32; STEP / SUM * ROWS],
+    min: [f32; STEP / SUM * ROWS],
+}
+
+impl Panel {
+    const ZERO: Panel = Panel {
+        q: [0; STEP * ROWS],
+        scale: [0.0; STEP / SUM * ROWS],
+        min: [0.0; STEP / SUM * ROWS],
+    };
+}
+
+/// The product, any number of activation rows.
+pub(super) fn gemm<S: Simd, W: Weights<S>>(s: S, w: W, sub: usize, args: &Args<'_>) {
+    if S::WIDE {
+        tiles::<S, W, 2>(s, w, sub, args)
+    } else {
+        tiles::<S, W, 1>(s, w, sub, args)
+    }
+}
+
+/// The product in tiles of `V` panels.
+fn tiles<S: Simd, W: Weights<S>, const V: usize>(s: S, w: W, sub: usize, args: &Args<'_>) {
+    let steps = args.x.k.div_ceil(STEP);
+    let pass = (CACHED / STEP / args.x.rows.max(1)).max(1);
+    let mut panels = [Panel::ZERO; V];
+    for begin in (0..steps).step_by(pass) {
+        for row in (0..args.n_w).step_by(V * ROWS) {
+            for step in begin..steps.min(begin + pass) {
+                for (v, panel) in panels.iter_mut().enumerate() {
+                    let first = row + v * ROWS;
+                    if first < args.n_w {
+                        s.vectorize(Build {
+                            w,
+                            args,
+                            first,
+                            step,
+                            panel,
+                        });
+                    }
+                }
+                let tile = Tile {
+                    args,
+                    panels: &panels,
+                    row,
+                    step,
+                };
+                match (sub, W::MIN, W::ACT) {
+                    (16, false, 32) => s.vectorize(Sweep::<V, 16, false, 32>(tile)),
+                    (16, false, _) => s.vectorize(Sweep::<V, 16, false, 256>(tile)),
+                    (16, true, _) => s.vectorize(Sweep::<V, 16, true, 256>(tile)),
+                    (_, false, 32) => s.vectorize(Sweep::<V, 32, false, 32>(tile)),
+                    (_, false, _) => s.vectorize(Sweep::<V, 32, false, 256>(tile)),
+                    (_, true, 32) => s.vectorize(Sweep::<V, 32, true, 32>(tile)),
+                    (_, true, _) => s.vectorize(Sweep::<V, 32, true, 256>(tile)),
+                }
+            }
+        }
+    }
+}
+
+/// Unpacks one step of 16 rows, the last one again where there are fewer.
+struct Build<'a, W> {
+    w: W,
+    args: &'a Args<'a>,
+    first: usize,
+    step: usize,
+    panel: &'a mut Panel,
+}
+
+/// Row by row, before lanes become rows.
+#[repr(align(64))]
+struct Rows {
+    q: [[u8; STEP]; ROWS],
+    scale: [[f32; STEP / SUM]; ROWS],
+    min: [[f32; STEP / SUM]; ROWS],
+}
+
+impl<S: Simd, W: Weights<S>> Kernel<S> for Build<'_, W> {
+    #[inline(always)]
+    fn run(self, s: S) {
+        let a = self.args;
+        let n = STEP.min(a.x.k - self.step * STEP);
+        let mut rows = Rows {
+            q: [[0; STEP]; ROWS],
+            scale: [[0.0; 16]; ROWS],
+            min: [[0.0; 16]; ROWS],
+        };
+        // SAFETY: the rows exist; the arrays have the sizes of their types.
+        unsafe {
+            for r in 0..ROWS {
+                let row = (self.first + r).min(a.n_w - 1);
+                let p = a.w.add(row * a.row_bytes + self.step * self.w.step_bytes());
+                // The next step of this row, which the machine does not foresee between 16 streams.
+                for line in 0..self.w.step_bytes().div_ceil(64) {
+                    s.prefetch(p.wrapping_add(self.w.step_bytes() + 64 * line));
+                }
+                let w = self.w.step(s, p, n);
+                for part in 0..4 {
+                    let q = if S::BIASED && !W::MIN {
+                        s.xor(w.q[part], 0x80)
+                    } else {
+                        w.q[part]
+                    };
+                    s.store_q(rows.q[r].as_mut_ptr().add(64 * part), q);
+                }
+                s.store(rows.scale[r].as_mut_ptr(), w.scale);
+                if W::MIN {
+                    s.store(rows.min[r].as_mut_ptr(), w.min);
+                }
+            }
+            for part in 0..4 {
+                let q = rows.q.as_ptr().cast::<u8>().add(64 * part);
+                s.transpose(q, STEP, self.panel.q.as_mut_ptr().add(64 * ROWS * part));
+            }
+            s.transpose(
+                rows.scale.as_ptr().cast(),
+                64,
+                self.panel.scale.as_mut_ptr().cast(),
+            );
+            if W::MIN {
+                s.transpose(rows.min.as_ptr().cast(), 64, self.panel.min.as_mut_ptr().cast());
+            }
+        }
+    }
+}
+
+/// One step of `V` panels of rows from `row` on.
+struct Tile<'a, const V: usize> {
+    args: &'a Args<'a>,
+    panels: &'a [Panel; V],
+    row: usize,
+    step: usize,
+}
+
+/// All activation rows against a tile. `SUB` elements share a scale, `ACT` of the activations.
+struct Sweep<'a, const V: usize, const SUB: usize, const MIN: bool, const ACT: usize>(Tile<'a, V>);
+
+impl<S: Simd, const V: usize, const SUB: usize, const MIN: bool, const ACT: usize> Kernel<S>
+    for Sweep<'_, V, SUB, MIN, ACT>
+{
+    #[inline(always)]
+    fn run(self, s: S) {
+        let rows = self.0.args.x.rows;
+        let mut t = 0;
+        while t < rows {
+            // SAFETY: whoever made `args` promised the rows and room for the results.
+            t += unsafe {
+                match (S::WIDE, rows - t) {
+                    (true, 5..) => self.group::<S, 6>(s, t),
+                    (true, _) => self.group::<S, 2>(s, t),
+                    (false, 3..) => self.group::<S, 3>(s, t),
+                    (false, _) => self.group::<S, 1>(s, t),
+                }
+            };
+        }
+    }
+}
+
+impl<const V: usize, const SUB: usize, const MIN: bool, const ACT: usize> Sweep<'_, V, SUB, MIN, ACT> {
+    /// Activation rows `first..first + T`, as many of them as there are; gives `T`.
+    ///
+    /// # Safety
+    /// The step and the results are within what the arguments promise.
+    #[inline(always)]
+    unsafe fn group<S: Simd, const T: usize>(&self, s: S, first: usize) -> usize {
+        let Tile {
+            args: a,
+            panels,
+            row,
+            step,
+        } = self.0;
+        let x = &a.x;
+        let n = T.min(x.rows - first);
+        let at = step * STEP;
+        let mut padded = [Padded::ZERO; T];
+        let (mut qs, mut d, mut sums) = ([x.qs.as_ptr(); T], [x.d.as_ptr(); T], [x.sums.as_ptr(); T]);
+        for t in 0..T {
+            let token = first + t.min(n - 1);
+            if ACT < STEP && at + STEP > x.k {
+                padded[t] = Padded::last(x, token);
+                (qs[t], d[t], sums[t]) = (
+                    padded[t].qs.as_ptr(),
+                    padded[t].d.as_ptr(),
+                    padded[t].sums.as_ptr(),
+                );
+            } else {
+                let at = token * x.k + at;
+                (qs[t], d[t], sums[t]) = (
+                    qs[t].wrapping_add(at),
+                    d[t].wrapping_add(at / ACT),
+                    sums[t].wrapping_add(at / SUM),
+                );
+            }
+        }
+        // SAFETY: the pointers lead to 256 activations, 8 scales or 1, and 16 sums; lanes that are stored are results.
+        unsafe {
+            let total = step_of::<S, V, SUB, MIN, ACT, T>(s, panels, qs, d, sums);
+            for t in 0..n {
+                for v in 0..V {
+                    let r = row + v * ROWS;
+                    if r >= a.n_w {
+                        break;
+                    }
+                    let lanes = ROWS.min(a.n_w - r);
+                    let y = a.y.add((first + t) * a.y_stride + r);
+                    let before = match (step, lanes) {
+                        (0, _) => s.splat(0.0),
+                        (_, ROWS) => s.load(y),
+                        _ => s.load_first(y, lanes),
+                    };
+                    let sum = if ACT == STEP {
+                        s.fma(total[t][v], s.splat(d[t].read()), before)
+                    } else {
+                        s.add(before, total[t][v])
+                    };
+                    if lanes == ROWS {
+                        s.store(y, sum)
+                    } else {
+                        s.store_first(y, lanes, sum)
+                    }
+                }
+            }
+        }
+        T
+    }
+}
+
+/// The sums of one step for `T` activation rows and `V` panels, without the activations' scale if one
+/// belongs to the whole step.
+///
+/// # Safety
+/// `qs` are valid for reads of 256 bytes within ±127, `sums` of 16 words, `d` of 8 numbers if `ACT` is 32.
+#[inline(always)]
+unsafe fn step_of<
+    S: Simd,
+    const V: usize,
+    const SUB: usize,
+    const MIN: bool,
+    const ACT: usize,
+    const T: usize,
+>(
+    s: S,
+    panels: &[Panel; V],
+    qs: [*const i8; T],
+    d: [*const f32; T],
+    sums: [*const i16; T],
+) -> [[S::F; V]; T] {
+    // SAFETY: sub-blocks lie within the step.
+    unsafe {
+        // The sums of activations of each sub-block, twice for sub-blocks of 32: what minimums multiply,
+        // or where biased sums start.
+        let mut factor = [[0f32; STEP / SUM]; T];
+        let mut start = [[0i32; STEP / SUM]; T];
+        for t in 0..T {
+            if MIN {
+                s.store(factor[t].as_mut_ptr(), s.to_f32(s.load_sums(sums[t], SUB == 32)));
+            } else if S::BIASED {
+                s.store_i(
+                    start[t].as_mut_ptr(),
+                    s.times_minus_128(s.load_sums(sums[t], SUB == 32)),
+                );
+            }
+        }
+        let mut total = [[s.splat(0.0); V]; T];
+        for sub in 0..STEP / SUB {
+            let mut acc = [[s.zero_i(); V]; T];
+            if !MIN && S::BIASED {
+                for t in 0..T {
+                    acc[t] = [s.splat_i(start[t].as_ptr().add(sub * SUB / SUM)); V];
+                }
+            }
+            for group in sub * SUB / 4..(sub + 1) * SUB / 4 {
+                let mut w = [s.zero_q(); V];
+                for v in 0..V {
+                    w[v] = s.load_q(panels[v].q.as_ptr().add(64 * group));
+                }
+                for t in 0..T {
+                    let x = s.splat_q(qs[t].add(4 * group));
+                    for v in 0..V {
+                        acc[t][v] = if MIN || S::BIASED {
+                            s.mac_unsigned(acc[t][v], w[v], x)
+                        } else {
+                            s.mac_signed(acc[t][v], w[v], x)
+                        };
+                    }
+                }
+            }
+            let at = sub * SUB / SUM * ROWS;
+            for v in 0..V {
+                let scale = s.load(panels[v].scale.as_ptr().add(at));
+                let min = if MIN {
+                    s.load(panels[v].min.as_ptr().add(at))
+                } else {
+                    s.splat(0.0)
+                };
+                for t in 0..T {
+                    let sum = s.to_f32(acc[t][v]);
+                    let sums = factor[t][sub * SUB / SUM];
+                    if ACT == STEP {
+                        total[t][v] = s.fma(sum, scale, total[t][v]);
+                        if MIN {
+                            total[t][v] = s.fma(min, s.splat(sums), total[t][v]);
+                        }
+                    } else {
+                        let d = *d[t].add(sub * SUB / 32);
+                        total[t][v] = s.fma(sum, s.mul(scale, s.splat(d)), total[t][v]);
+                        if MIN {
+                            total[t][v] = s.fma(min, s.splat(sums * d), total[t][v]);
+                        }
+                    }
+                }
+            }
+        }
+        total
+    }
+}
