@@ -1,0 +1,105 @@
+//! What a model takes of the machine's memory, and the context that fits.
+
+use std::path::Path;
+
+use ggml_sys::GgmlType;
+
+use crate::model::Model;
+
+/// Context that is used where the model allows more and nobody asked: beyond it, memory that is committed only as the
+/// cache fills would surprise people hours later.
+const MIN_CONTEXT: usize = 2048;
+
+/// Bytes of a model at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Weights, in the map.
+    pub weights: u64,
+    /// Forms that were derived at load and are not in the map.
+    pub derived: u64,
+    /// Cache bytes of a position.
+    pub per_position: u64,
+    /// Positions that the model was made for.
+    pub n_ctx_train: usize,
+    /// Memory that the machine can give, if that can be told.
+    pub available: Option<u64>,
+}
+
+impl MemoryPlan {
+    /// Looks at the model and at the machine.
+    pub fn new(model: &Model, k_ty: Option<GgmlType>, v_ty: Option<GgmlType>) -> MemoryPlan {
+        let default = model.default_cache_type();
+        let layers = model.network().cache(k_ty.unwrap_or(default), v_ty.unwrap_or(default));
+        let file: u64 = model.gguf().tensors().iter().map(|t| t.bytes().len() as u64).sum();
+        let own = |t: &ggml_sys::Tensor| model.gguf().tensor(t.name()).is_none();
+        let derived = model.weights().iter().filter(|(_, t)| own(t)).map(|(_, t)| t.bytes().len() as u64).sum();
+        MemoryPlan {
+            weights: file,
+            derived,
+            per_position: layers.iter().filter_map(|l| l.bytes_per_position()).sum::<usize>() as u64,
+            n_ctx_train: model.base().n_ctx_train,
+            available: available_memory(),
+        }
+    }
+
+    /// The context to use unless told otherwise: what the model allows, cut to what fits beside the weights. Weights that do
+    /// not fit are read from the disk again and again in any case, so then half of the memory is left to them.
+    pub fn default_context(&self) -> usize {
+        let Some(available) = self.available else { return self.n_ctx_train };
+        let room = available.saturating_sub(available / 10).saturating_sub(self.derived);
+        let room = room.saturating_sub(self.weights.min(room / 2));
+        let fits = usize::try_from(room / self.per_position.max(1)).unwrap_or(usize::MAX);
+        // Whole chunks of the cache, and never less than a conversation needs: the cache is committed as it fills.
+        let fits = (fits / 256 * 256).max(MIN_CONTEXT);
+        self.n_ctx_train.min(fits)
+    }
+}
+
+/// Memory that processes can still be given: of the machine, or of the control group if that has less.
+fn available_memory() -> Option<u64> {
+    let machine = meminfo("MemAvailable:");
+    let group = group_limit().map(|limit| limit.saturating_sub(group_usage().unwrap_or(0)));
+    match (machine, group) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn meminfo(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Limit of this process's control group (version 2, else 1).
+fn group_limit() -> Option<u64> {
+    number("/sys/fs/cgroup/memory.max").or_else(|| number("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+}
+
+/// Memory that the group uses and could not give back: its page cache is not counted.
+fn group_usage() -> Option<u64> {
+    let text = std::fs::read_to_string("/sys/fs/cgroup/memory.stat").ok()?;
+    text.lines().find_map(|l| l.strip_prefix("anon "))?.trim().parse().ok()
+}
+
+fn number(path: &str) -> Option<u64> {
+    std::fs::read_to_string(Path::new(path)).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(available: u64, weights: u64) -> MemoryPlan {
+        MemoryPlan { weights, derived: 0, per_position: 1 << 20, n_ctx_train: 131_072, available: Some(available) }
+    }
+
+    #[test]
+    fn the_context_is_cut_to_what_fits_in_whole_chunks() {
+        assert_eq!(plan(1 << 40, 0).default_context(), 131_072);
+        // 20 GiB, a tenth kept free, 8 GiB of weights: 10 GiB for the cache.
+        assert_eq!(plan(20 << 30, 8 << 30).default_context(), 10 * 1024);
+        assert_eq!(plan(1 << 30, 400 << 30).default_context(), MIN_CONTEXT);
+        assert_eq!(MemoryPlan { available: None, ..plan(0, 0) }.default_context(), 131_072);
+    }
+}
