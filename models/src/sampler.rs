@@ -4,6 +4,8 @@
 //! penalties on tokens of the recent past, temperature, top-k, top-p (Holtzman et al., 2020), min-p, then a draw. With temperature 0
 //! the largest logit wins, the lowest id among equals.
 
+use ggml_sys::format::random::Random;
+
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplerOptions {
@@ -57,7 +59,7 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler at the beginning of its draws.
     pub fn new(options: SamplerOptions) -> Self {
-        Sampler { options, random: Random::new(options.seed), candidates: vec![], counts: vec![] }
+        Sampler { options, random: Random(options.seed), candidates: vec![], counts: vec![] }
     }
 
     /// How it draws.
@@ -130,7 +132,9 @@ impl Sampler {
 
     fn draw(&mut self) -> u32 {
         let total: f64 = self.candidates.iter().map(|c| f64::from(c.1)).sum();
-        let mut at = self.random.unit() * total;
+        // 53 random bits: every weight of a large vocabulary gets its share.
+        let unit = (self.random.next() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut at = unit * total;
         for &(token, weight) in &self.candidates {
             at -= f64::from(weight);
             if at < 0.0 {
@@ -150,41 +154,6 @@ pub fn arg_max(x: &[f32]) -> u32 {
         }
     }
     best as u32
-}
-
-/// xoshiro256++ (Blackman and Vigna, 2019), seeded by splitmix64: small, fast, the same everywhere.
-#[derive(Clone, Debug)]
-struct Random([u64; 4]);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        let mut x = seed;
-        let mut next = || {
-            x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let z = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
-        };
-        Random([next(), next(), next(), next()])
-    }
-
-    fn next(&mut self) -> u64 {
-        let s = &mut self.0;
-        let out = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
-        let t = s[1] << 17;
-        s[2] ^= s[0];
-        s[3] ^= s[1];
-        s[1] ^= s[2];
-        s[0] ^= s[3];
-        s[2] ^= t;
-        s[3] = s[3].rotate_left(45);
-        out
-    }
-
-    /// Uniform in 0..1.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]
