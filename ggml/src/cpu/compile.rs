@@ -6,7 +6,7 @@ use super::exec::{Grouping, Slot};
 use super::plan::{Plan, Planner, Resource, Uses};
 use super::steps::attention::{Attend, FewRows, ManyRows, Merge};
 use super::steps::experts::{Combine, ExpertDown, ExpertGateUp, ExpertInput, Gather, Group, QuantizePairs};
-use super::steps::matrix::{GateUpStep, HeadLinearStep, Input, LinearStep, Part, panel_bytes};
+use super::steps::matrix::{GateUpStep, HeadLinearStep, Input, LinearStep, Part};
 use super::steps::mla::NaiveHeads;
 use super::steps::rows::{Choose, Norm, Quantize};
 use crate::act::ActFormat;
@@ -98,9 +98,8 @@ impl Compiler<'_> {
             uses.reads.push(region(input));
             parts.push(Part { w: p.w, bias: p.bias.map(|b| self.floats(b)), input, y: p.y });
         }
-        let panel = o.parts.iter().map(|p| panel_bytes(self.graph, p.w)).max().unwrap_or(0);
         let rows = self.graph.rows(o.x.buf);
-        self.p.split_step(LinearStep { parts, rows, add: o.add, panel }, uses);
+        self.p.split_step(LinearStep { parts, rows, add: o.add }, uses);
     }
 
     fn head_linear(&mut self, o: &HeadLinear, mut uses: Uses) {
@@ -109,16 +108,15 @@ impl Compiler<'_> {
             format => Some(self.quantized(o.x, format)),
         };
         uses.reads.extend(slot.map(|s| Resource::Region(s.region)));
-        let (rows, panel) = (self.graph.rows(o.x.buf), panel_bytes(self.graph, o.w.w));
-        self.p.split_step(HeadLinearStep { x: o.x, slot, w: o.w, y: o.y, rows, panel }, uses);
+        let rows = self.graph.rows(o.x.buf);
+        self.p.split_step(HeadLinearStep { x: o.x, slot, w: o.w, y: o.y, rows }, uses);
     }
 
     fn gate_up(&mut self, o: &GateUp, mut uses: Uses) {
         let gate = (o.gate, self.input(o.x, o.gate));
         let up = (o.up, self.input(o.x, o.up));
         uses.reads.extend([region(gate.1), region(up.1)]);
-        let panel = panel_bytes(self.graph, o.gate).max(panel_bytes(self.graph, o.up));
-        self.p.split_step(GateUpStep { gate, up, y: o.y, rows: self.graph.rows(o.x.buf), panel }, uses);
+        self.p.split_step(GateUpStep { gate, up, y: o.y, rows: self.graph.rows(o.x.buf) }, uses);
     }
 
     fn attention(&mut self, o: &Attention, uses: Uses) {
@@ -148,13 +146,12 @@ impl Compiler<'_> {
         let up = self.gathered(o.x, o.up, grouping);
         let (n_ff, n_embd, pairs) = (o.gate.rows, o.y.width, n_used * self.p.max_rows);
         let hidden = self.p.region(n_ff * pairs);
-        let panel = panel_bytes(self.graph, o.gate.w).max(panel_bytes(self.graph, o.up.w));
         let reads: Vec<Resource> = [gate, up]
             .iter()
             .flat_map(|i| [region(i.single), region(i.gathered)])
             .chain([groups, Resource::Columns(o.x)])
             .collect();
-        let step = ExpertGateUp { gate, up, grouping, hidden, panel };
+        let step = ExpertGateUp { gate, up, grouping, hidden };
         self.p.split_step(step, Uses::new(reads, [Resource::Region(hidden)]));
 
         let input = match self.act(o.down.w) {
@@ -167,9 +164,8 @@ impl Compiler<'_> {
             }
         };
         let out = self.p.region(n_embd * pairs);
-        let panel = panel_bytes(self.graph, o.down.w);
         let uses = Uses::new([region(input), groups], [Resource::Region(out)]);
-        self.p.split_step(ExpertDown { w: o.down, input, grouping, out, panel }, uses);
+        self.p.split_step(ExpertDown { w: o.down, input, grouping, out }, uses);
 
         let y = Resource::Columns(o.y);
         let uses = Uses::new([groups, sel, Resource::Region(out), y], [y]);

@@ -157,7 +157,6 @@ pub(in super::super) struct ExpertGateUp {
     pub grouping: Grouping,
     /// `[pairs, n_ff]`.
     pub hidden: RegionId,
-    pub panel: usize,
 }
 
 impl ExpertGateUp {
@@ -181,17 +180,16 @@ impl SplitStep for ExpertGateUp {
         let first = item % n_ff.div_ceil(tile) * tile;
         let n_out = tile.min(n_ff - first);
         let (start, n) = (groups.start[e] as usize, (groups.start[e + 1] - groups.start[e]) as usize);
-        let panel = scratch.bytes(self.panel);
         let up = scratch.floats(n * n_out);
         let hidden = x.region(self.hidden).wrapping_add(start * n_ff + first);
-        let product = |p: ExpertInput, y, stride, panel: &mut [u8]| {
+        let product = |p: ExpertInput, y, stride| {
             let (input, rows) = pair_input(x, p.single, p.gathered, groups.start, e);
             let t = Tile::new(x.graph, p.w.w, p.w.row(e, first), n_out);
             // SAFETY: the item owns these columns of the places of its expert; inputs are of earlier phases.
-            unsafe { t.product(x, input, rows, y, stride, panel) };
+            unsafe { t.product(x, input, rows, y, stride) };
         };
-        product(self.gate, hidden, n_ff, panel);
-        product(self.up, up.as_mut_ptr(), n_out, panel);
+        product(self.gate, hidden, n_ff);
+        product(self.up, up.as_mut_ptr(), n_out);
         for (i, up) in up.chunks_exact(n_out).enumerate() {
             // SAFETY: as above.
             let gate = unsafe { std::slice::from_raw_parts_mut(hidden.add(i * n_ff), n_out) };
@@ -200,7 +198,7 @@ impl SplitStep for ExpertGateUp {
     }
 
     fn scratch(&self, max_rows: usize) -> usize {
-        scratch_for(&[self.panel, tile_floats(max_rows) * 4])
+        scratch_for(&[4 * tile_floats(max_rows)])
     }
 }
 
@@ -248,7 +246,6 @@ pub(in super::super) struct ExpertDown {
     pub grouping: Grouping,
     /// `[pairs, n_embd]`.
     pub out: RegionId,
-    pub panel: usize,
 }
 
 impl ExpertDown {
@@ -264,7 +261,7 @@ impl SplitStep for ExpertDown {
         active * self.w.rows.div_ceil(self.tile(x))
     }
 
-    fn run(&self, x: &Exec<'_>, item: usize, mut scratch: Scratch<'_>) {
+    fn run(&self, x: &Exec<'_>, item: usize, _scratch: Scratch<'_>) {
         let (tile, n_embd) = (self.tile(x), self.w.rows);
         // SAFETY: the grouping is of an earlier phase.
         let groups = unsafe { self.grouping.read(x) };
@@ -275,11 +272,11 @@ impl SplitStep for ExpertDown {
         let out = x.region(self.out).wrapping_add(start * n_embd + first);
         let t = Tile::new(x.graph, self.w.w, self.w.row(e, first), n_out);
         // SAFETY: the item owns these columns of the places of its expert; inputs are of earlier phases.
-        unsafe { t.product(x, self.input, (start, n), out, n_embd, scratch.bytes(self.panel)) };
+        unsafe { t.product(x, self.input, (start, n), out, n_embd) };
     }
 
     fn scratch(&self, _max_rows: usize) -> usize {
-        scratch_for(&[self.panel])
+        0
     }
 }
 

@@ -1,7 +1,7 @@
 //! Products with weight matrices, in tiles of weight rows.
 //!
 //! Up to [`FEW`] rows of activations the weights are streamed once and dotted in place; for more, a tile of weights is
-//! unpacked into a panel once and runs against all of them.
+//! unpacked once and runs against all of them.
 
 use super::super::exec::{Exec, RegionId, Scratch, Slot, head, scratch_for};
 use super::super::plan::SplitStep;
@@ -66,7 +66,6 @@ impl<'a> Tile<'a> {
         (first, n): (usize, usize),
         y: *mut f32,
         y_stride: usize,
-        panel: &mut [u8],
     ) {
         let k = x.kernels;
         // SAFETY: passed on from the caller; the tile's rows are whole rows of a checked tensor.
@@ -74,8 +73,11 @@ impl<'a> Tile<'a> {
             match input {
                 Input::Q8(slot, group) => {
                     let rows = x.q8(slot, group, first, n);
-                    let _ = panel;
-                    k.matvec_q8(self.ty, self.w, self.row_bytes, self.n_out, rows, y, y_stride);
+                    if n <= FEW {
+                        k.matvec_q8(self.ty, self.w, self.row_bytes, self.n_out, rows, y, y_stride);
+                    } else {
+                        k.gemm_q8(self.ty, self.w, self.row_bytes, self.n_out, rows, y, y_stride);
+                    }
                 }
                 Input::F32(_) | Input::Plain(..) => {
                     let (from, width, stride) = match input {
@@ -92,12 +94,6 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// Bytes of panel that products with rows of a type and length take.
-pub(in super::super) fn panel_bytes(graph: &Graph, w: WeightId) -> usize {
-    let _ = graph.weight(w);
-    0
-}
-
 /// One matrix of a [`LinearStep`].
 pub(in super::super) struct Part {
     pub w: WeightId,
@@ -111,7 +107,6 @@ pub(in super::super) struct LinearStep {
     pub parts: Vec<Part>,
     pub rows: Rows,
     pub add: bool,
-    pub panel: usize,
 }
 
 impl LinearStep {
@@ -141,15 +136,14 @@ impl SplitStep for LinearStep {
             let n = x.n_rows(self.rows);
             let y = p.y.cols(first, n_out);
             let t = Tile::new(x.graph, p.w, first, n_out);
-            let panel = scratch.bytes(self.panel);
             if !self.add && p.bias.is_none() {
                 // SAFETY: the item owns these columns of all rows; inputs are of earlier phases.
-                unsafe { t.product(x, p.input, (0, n), x.ptr(y, 0), x.stride(y), panel) };
+                unsafe { t.product(x, p.input, (0, n), x.ptr(y, 0), x.stride(y)) };
                 return;
             }
             let out = scratch.floats(n * n_out);
             // SAFETY: as above, and `out` has `n` rows of `n_out`.
-            unsafe { t.product(x, p.input, (0, n), out.as_mut_ptr(), n_out, panel) };
+            unsafe { t.product(x, p.input, (0, n), out.as_mut_ptr(), n_out) };
             for (i, out) in out.chunks_exact_mut(n_out).enumerate() {
                 if let Some(bias) = &p.bias {
                     x.kernels.add(&bias[first..first + n_out], out);
@@ -168,7 +162,7 @@ impl SplitStep for LinearStep {
 
     fn scratch(&self, max_rows: usize) -> usize {
         let widest = self.parts.iter().map(|p| p.y.width.min(256)).max().unwrap_or(0);
-        scratch_for(&[self.panel, 4 * widest * FEW.max(1), 4 * TILE * max_rows])
+        scratch_for(&[4 * widest * FEW, 4 * TILE * max_rows])
     }
 }
 
@@ -178,7 +172,6 @@ pub(in super::super) struct GateUpStep {
     pub up: (WeightId, Input),
     pub y: View,
     pub rows: Rows,
-    pub panel: usize,
 }
 
 impl GateUpStep {
@@ -198,14 +191,13 @@ impl SplitStep for GateUpStep {
         let n_out = tile.min(self.y.width - first);
         let n = x.n_rows(self.rows);
         let y = self.y.cols(first, n_out);
-        let panel = scratch.bytes(self.panel);
         let up = scratch.floats(n * n_out);
         let gates = Tile::new(x.graph, self.gate.0, first, n_out);
         let ups = Tile::new(x.graph, self.up.0, first, n_out);
         // SAFETY: the item owns these columns of all rows; inputs are of earlier phases.
         unsafe {
-            gates.product(x, self.gate.1, (0, n), x.ptr(y, 0), x.stride(y), panel);
-            ups.product(x, self.up.1, (0, n), up.as_mut_ptr(), n_out, panel);
+            gates.product(x, self.gate.1, (0, n), x.ptr(y, 0), x.stride(y));
+            ups.product(x, self.up.1, (0, n), up.as_mut_ptr(), n_out);
         }
         for (i, up) in up.chunks_exact(n_out).enumerate() {
             // SAFETY: as above.
@@ -214,7 +206,7 @@ impl SplitStep for GateUpStep {
     }
 
     fn scratch(&self, max_rows: usize) -> usize {
-        scratch_for(&[self.panel, 4 * 256 * FEW, 4 * TILE * max_rows])
+        scratch_for(&[4 * 256 * FEW, 4 * TILE * max_rows])
     }
 }
 
@@ -225,7 +217,6 @@ pub(in super::super) struct HeadLinearStep {
     pub w: Stack,
     pub y: Heads,
     pub rows: Rows,
-    pub panel: usize,
 }
 
 impl SplitStep for HeadLinearStep {
@@ -233,16 +224,16 @@ impl SplitStep for HeadLinearStep {
         if x.n_rows(self.rows) == 0 { 0 } else { self.x.n }
     }
 
-    fn run(&self, x: &Exec<'_>, h: usize, mut scratch: Scratch<'_>) {
+    fn run(&self, x: &Exec<'_>, h: usize, _scratch: Scratch<'_>) {
         let input = self.slot.map_or(Input::F32(head(self.x, h)), |s| Input::Q8(s, h));
         let t = Tile::new(x.graph, self.w.w, self.w.row(h, 0), self.w.rows);
         let y = head(self.y, h);
         let n = x.n_rows(self.rows);
         // SAFETY: the item owns the columns of its head; inputs are of earlier phases.
-        unsafe { t.product(x, input, (0, n), x.ptr(y, 0), x.stride(y), scratch.bytes(self.panel)) };
+        unsafe { t.product(x, input, (0, n), x.ptr(y, 0), x.stride(y)) };
     }
 
     fn scratch(&self, _max_rows: usize) -> usize {
-        scratch_for(&[self.panel])
+        0
     }
 }
