@@ -5,9 +5,12 @@ pub mod engine;
 pub mod error;
 pub mod loader;
 pub mod model;
+pub mod reasoning;
 pub mod record;
 pub mod rope;
 pub mod session;
+pub mod template;
+pub mod tokenizer;
 
 pub use arch::MlaForm;
 pub use engine::{Engine, EngineOptions};

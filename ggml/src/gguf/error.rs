@@ -114,7 +114,7 @@ impl ErrorKind {
 }
 
 /// Text from a file between quotes: control characters escaped, long text abbreviated.
-pub(super) struct Quoted<'a>(pub &'a [u8]);
+pub struct Quoted<'a>(pub &'a [u8]);
 
 impl Quoted<'_> {
     /// Characters that are shown at most, escapes counted as what they are written with.

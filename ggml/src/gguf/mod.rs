@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Quoted, Result};
 pub use metadata::Metadata;
 pub use value::{Array, NumberArray, StringArray, Text, Value, ValueType};
 pub use writer::{DataWriter, Writer};
