@@ -1,13 +1,26 @@
 //! Architectures, tokenizers, sampling and generation for fathom.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`model`] | a file, its architecture, its weights |
+//! | [`arch`] | the table of architectures, one file each |
+//! | [`loader`], [`record`], [`rope`] | what architectures are written with |
+//! | [`engine`], [`session`] | batches over a cache; one conversation |
+//! | [`tokenizer`], [`template`] | text to tokens and back; messages to text |
+//! | [`sampler`], [`generate`](mod@generate), [`reasoning`] | logits to tokens to events |
+//! | [`memory`] | what a model takes, and the context that fits |
 
 pub mod arch;
 pub mod engine;
 pub mod error;
+pub mod generate;
 pub mod loader;
+pub mod memory;
 pub mod model;
 pub mod reasoning;
 pub mod record;
 pub mod rope;
+pub mod sampler;
 pub mod session;
 pub mod template;
 pub mod tokenizer;
@@ -15,5 +28,9 @@ pub mod tokenizer;
 pub use arch::MlaForm;
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
+pub use generate::{Event, Finish, GenerateOptions, Summary, generate};
+pub use memory::MemoryPlan;
 pub use model::Model;
+pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, Want};
+pub use tokenizer::Tokenizer;

@@ -121,6 +121,7 @@ fn rms(format: &Format, blocks: &[u8]) -> f32 {
 }
 
 /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+#[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {
