@@ -97,9 +97,10 @@ impl Engine {
     /// If the rows do not follow what the cache has or the context is full; the cache is as before then.
     pub fn step(&mut self, rows: &[Row]) -> Result<StepOutput> {
         let before: Vec<(u32, usize)> = rows.iter().map(|r| (r.seq, self.cache.len(r.seq))).collect();
-        self.cache.prepare(rows)?;
-        let form = self.form(rows);
-        let result = self.run(form, rows);
+        let result = match self.cache.prepare(rows) {
+            Ok(()) => self.run(self.form(rows), rows),
+            Err(e) => Err(e.into()),
+        };
         if result.is_err() {
             before.iter().rev().for_each(|&(seq, len)| self.cache.truncate(seq, len));
         }

@@ -113,3 +113,58 @@ impl Yarn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ggml_sys::gguf::{Gguf, Value, Writer};
+
+    use super::*;
+
+    fn rope(keys: &[(&str, Value)], n_dims: usize) -> Result<Rope> {
+        let mut w = Writer::new("test");
+        for (key, value) in keys {
+            w.set(&format!("qwen3.{key}"), value.clone());
+        }
+        let bytes = w.begin(vec![]).unwrap().finish().unwrap();
+        let gguf = Gguf::from_bytes(Arc::new(bytes), "test").unwrap();
+        Rope::load(&mut Loader::new(&gguf, "qwen3"), n_dims)
+    }
+
+    #[test]
+    fn the_8b_distill_of_r1_0528_stretches_low_frequencies_by_four() {
+        let keys = [
+            ("rope.freq_base", 1e6f32.into()),
+            ("rope.scaling.type", "yarn".into()),
+            ("rope.scaling.factor", 4f32.into()),
+            ("rope.scaling.original_context_length", 32_768u32.into()),
+            ("rope.scaling.attn_factor", 0.878_244_4f32.into()),
+        ];
+        let r = rope(&keys, 128).unwrap();
+        let plain = |i: i32| 1e6f64.powf(-f64::from(i) / 64.0) as f32;
+        // 32 turns within 32,768 positions: pair 23; one turn: pair 40.
+        assert_eq!(r.freqs[..24], (0..24).map(plain).collect::<Vec<_>>());
+        assert_eq!(r.freqs[40..], (40..64).map(|i| plain(i) / 4.0).collect::<Vec<_>>());
+        // Eight of seventeen steps up the ramp.
+        let want = plain(31) * (1.0 / 4.0 * (8.0 / 17.0) + 9.0 / 17.0);
+        assert!((r.freqs[31] / want - 1.0).abs() < 1e-6, "{} is not {want}", r.freqs[31]);
+        // 0.878 and 1 + 0.1 ln 4 cancel.
+        assert!((r.scale - 1.0).abs() < 1e-4, "{}", r.scale);
+    }
+
+    #[test]
+    fn linear_scaling_divides_all() {
+        let r = rope(&[("rope.scaling.type", "linear".into()), ("rope.scaling.factor", 4f32.into())], 4).unwrap();
+        assert_eq!((&*r.freqs, r.scale), (&[0.25, 0.0025][..], 1.0));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let error = |keys: &[(&str, Value)]| rope(keys, 64).unwrap_err().to_string();
+        assert!(error(&[("rope.freq_base", 0f32.into())]).contains("rope.freq_base"));
+        assert!(error(&[("rope.freq_base", f32::NAN.into())]).contains("rope.freq_base"));
+        assert!(error(&[("rope.scaling.type", "dynamic".into())]).contains("dynamic"));
+        assert!(error(&[("rope.scaling.factor", (-1f32).into())]).contains("rope.scaling.factor"));
+    }
+}
