@@ -41,15 +41,18 @@ fn rows(first: usize, n: usize) -> Vec<Row> {
     (first..first + n).map(|p| Row { token: (p % 7) as u32, pos: p as u32, seq: 0, output: true }).collect()
 }
 
+/// Buffers and their values.
+type Inputs = Vec<(BufId, Vec<f32>)>;
+
 /// A graph, the cache it runs over, and its inputs for one batch.
 struct Case {
     name: String,
     graph: Graph,
     layers: Vec<LayerCache>,
     /// Positions that the cache has before, and the graph that stores them.
-    before: Option<(Graph, usize, Vec<(BufId, Vec<f32>)>)>,
+    before: Option<(Graph, usize, Inputs)>,
     batch: Vec<Row>,
-    inputs: Vec<(BufId, Vec<f32>)>,
+    inputs: Inputs,
     out: BufId,
     /// Distance allowed for each output.
     bound: Box<dyn Fn(usize, f32) -> f32>,

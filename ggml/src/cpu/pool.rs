@@ -97,9 +97,12 @@ struct Shared {
     counters: [Vec<Counter>; 3],
 }
 
+/// What a region runs.
+pub type Region<'f> = dyn Fn(&Worker<'_>) + Sync + 'f;
+
 /// A borrowed function whose lifetime is guarded by [`Pool::run`] waiting for everybody.
 #[derive(Clone, Copy)]
-struct Job(*const (dyn Fn(&Worker<'_>) + Sync));
+struct Job(*const Region<'static>);
 
 // SAFETY: the function behind the pointer is `Sync`, and `Pool::run` keeps it alive until every worker is done.
 unsafe impl Send for Job {}
@@ -143,11 +146,11 @@ impl Pool {
     /// Runs `f` on every thread and returns when all are done.
     ///
     /// A panic in `f` ends the process: the other threads would wait at a barrier for ever.
-    pub fn run(&self, f: &(dyn Fn(&Worker<'_>) + Sync)) {
+    pub fn run(&self, f: &Region<'_>) {
         let _one = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; the final barrier below is passed only when no worker uses `f` any more.
-        let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn(&Worker<'_>) + Sync), _>(std::ptr::from_ref(f)) });
+        let job = Job(unsafe { std::mem::transmute::<*const Region<'_>, *const Region<'static>>(f) });
         *shared.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
         shared.region.open(shared.region.word.load(Relaxed).wrapping_add(1));
         work(shared, 0, f);
@@ -180,7 +183,7 @@ fn serve(shared: &Shared, id: usize) {
     }
 }
 
-fn work(shared: &Shared, id: usize, f: &(dyn Fn(&Worker<'_>) + Sync)) {
+fn work(shared: &Shared, id: usize, f: &Region<'_>) {
     struct AbortOnPanic;
     impl Drop for AbortOnPanic {
         fn drop(&mut self) {
