@@ -14,10 +14,12 @@
 //! | `float` | plain weights × activations, attention scores |
 //! | `attention` | weighted sums of value rows |
 //! | `vector` | norms, activations, exponentials, conversions |
-//! | `x86` | AVX2 and AVX-512 |
+//! | `x86`, `aarch64` | AVX2, AVX-512, NEON |
 //!
 //! Nothing here knows threads: callers give disjoint outputs to theirs. Pointers may be unaligned.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod attention;
 mod float;
 mod gemm;
@@ -52,6 +54,10 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with VNNI: Cascade Lake, Ice Lake, Zen 4 and later.
     Avx512Vnni,
+    /// NEON: any 64-bit ARM.
+    Neon,
+    /// NEON with dot products of bytes: Cortex-A76, Neoverse N1, Apple's and later.
+    NeonDot,
 }
 
 impl Isa {
@@ -62,6 +68,8 @@ impl Isa {
         Isa::Avx2Vnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
+        Isa::Neon,
+        Isa::NeonDot,
     ];
 
     /// Its name in `FATHOM_CPU`.
@@ -72,6 +80,8 @@ impl Isa {
             Isa::Avx2Vnni => "avx2vnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
         }
     }
 }
@@ -88,6 +98,10 @@ enum Machine {
     Avx512(x86::avx512::Avx512<x86::avx512::Words>),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(x86::avx512::Avx512<x86::avx512::Vnni>),
+    #[cfg(target_arch = "aarch64")]
+    Neon(aarch64::Neon<aarch64::Words>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(aarch64::Neon<aarch64::Dot>),
 }
 
 impl Machine {
@@ -102,7 +116,11 @@ impl Machine {
             Isa::Avx512 => x86::avx512::Avx512::<x86::avx512::Words>::detect().map(Machine::Avx512),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => x86::avx512::Avx512::<x86::avx512::Vnni>::detect().map(Machine::Avx512Vnni),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => aarch64::Neon::<aarch64::Words>::detect().map(Machine::Neon),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => aarch64::Neon::<aarch64::Dot>::detect().map(Machine::NeonDot),
+            // Of another architecture.
             _ => None,
         }
     }
@@ -200,6 +218,10 @@ macro_rules! with_isa {
             Machine::Avx512($s) => $body,
             #[cfg(target_arch = "x86_64")]
             Machine::Avx512Vnni($s) => $body,
+            #[cfg(target_arch = "aarch64")]
+            Machine::Neon($s) => $body,
+            #[cfg(target_arch = "aarch64")]
+            Machine::NeonDot($s) => $body,
         }
     };
 }
