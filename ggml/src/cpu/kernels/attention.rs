@@ -159,11 +159,7 @@ unsafe fn tile<S: Simd, R: Row, const H: usize, const C: usize>(
             let row = a.v.add(i * a.row_stride);
             let mut v = [s.splat(0.0); C];
             for c in 0..C {
-                v[c] = if n == 16 {
-                    R::load(s, row, at + 16 * c)
-                } else {
-                    R::load_first(s, row, at, n)
-                };
+                v[c] = if n == 16 { R::load(s, row, at + 16 * c) } else { R::load_first(s, row, at, n) };
             }
             for h in 0..H {
                 let p = s.splat(*weights.add(h * a.p_stride + i));
@@ -175,11 +171,7 @@ unsafe fn tile<S: Simd, R: Row, const H: usize, const C: usize>(
         for h in 0..H {
             for c in 0..C {
                 let p = out.add(h * a.acc_stride + 16 * c);
-                if n == 16 {
-                    s.store(p, acc[h][c])
-                } else {
-                    s.store_first(p, n, acc[h][c])
-                }
+                if n == 16 { s.store(p, acc[h][c]) } else { s.store_first(p, n, acc[h][c]) }
             }
         }
     }

@@ -117,11 +117,7 @@ struct Product<'a, W> {
 impl<S: Simd, W: Float> Kernel<S> for Product<'_, W> {
     #[inline(always)]
     fn run(self, s: S) {
-        if S::WIDE {
-            tiles::<S, W, 4, 4>(s, self.args)
-        } else {
-            tiles::<S, W, 2, 2>(s, self.args)
-        }
+        if S::WIDE { tiles::<S, W, 4, 4>(s, self.args) } else { tiles::<S, W, 2, 2>(s, self.args) }
     }
 }
 
@@ -218,15 +214,9 @@ unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(
 /// If `ty` is a type of blocks.
 pub(super) fn product<S: Simd>(s: S, ty: GgmlType, args: &Args) {
     match ty {
-        GgmlType::F32 => s.vectorize(Product {
-            args,
-            _weights: Single,
-        }),
+        GgmlType::F32 => s.vectorize(Product { args, _weights: Single }),
         GgmlType::F16 => s.vectorize(Product { args, _weights: Half }),
-        GgmlType::BF16 => s.vectorize(Product {
-            args,
-            _weights: Brain,
-        }),
+        GgmlType::BF16 => s.vectorize(Product { args, _weights: Brain }),
         _ => panic!("{ty} is no type of plain numbers"),
     }
 }

@@ -39,20 +39,13 @@ struct Panel {
 }
 
 impl Panel {
-    const ZERO: Panel = Panel {
-        q: [0; STEP * ROWS],
-        scale: [0.0; STEP / SUM * ROWS],
-        min: [0.0; STEP / SUM * ROWS],
-    };
+    const ZERO: Panel =
+        Panel { q: [0; STEP * ROWS], scale: [0.0; STEP / SUM * ROWS], min: [0.0; STEP / SUM * ROWS] };
 }
 
 /// The product, any number of activation rows.
 pub(super) fn gemm<S: Simd, W: Weights<S>>(s: S, w: W, sub: usize, args: &Args<'_>) {
-    if S::WIDE {
-        tiles::<S, W, 2>(s, w, sub, args)
-    } else {
-        tiles::<S, W, 1>(s, w, sub, args)
-    }
+    if S::WIDE { tiles::<S, W, 2>(s, w, sub, args) } else { tiles::<S, W, 1>(s, w, sub, args) }
 }
 
 /// The product in tiles of `V` panels.
@@ -66,21 +59,10 @@ fn tiles<S: Simd, W: Weights<S>, const V: usize>(s: S, w: W, sub: usize, args: &
                 for (v, panel) in panels.iter_mut().enumerate() {
                     let first = row + v * ROWS;
                     if first < args.n_w {
-                        s.vectorize(Build {
-                            w,
-                            args,
-                            first,
-                            step,
-                            panel,
-                        });
+                        s.vectorize(Build { w, args, first, step, panel });
                     }
                 }
-                let tile = Tile {
-                    args,
-                    panels: &panels,
-                    row,
-                    step,
-                };
+                let tile = Tile { args, panels: &panels, row, step };
                 match (sub, W::MIN, W::ACT) {
                     (16, false, 32) => s.vectorize(Sweep::<V, 16, false, 32>(tile)),
                     (16, false, _) => s.vectorize(Sweep::<V, 16, false, 256>(tile)),
@@ -117,11 +99,7 @@ impl<S: Simd, W: Weights<S>> Kernel<S> for Build<'_, W> {
     fn run(self, s: S) {
         let a = self.args;
         let n = STEP.min(a.x.k - self.step * STEP);
-        let mut rows = Rows {
-            q: [[0; STEP]; ROWS],
-            scale: [[0.0; 16]; ROWS],
-            min: [[0.0; 16]; ROWS],
-        };
+        let mut rows = Rows { q: [[0; STEP]; ROWS], scale: [[0.0; 16]; ROWS], min: [[0.0; 16]; ROWS] };
         // SAFETY: the rows exist; the arrays have the sizes of their types.
         unsafe {
             for r in 0..ROWS {
@@ -133,11 +111,7 @@ impl<S: Simd, W: Weights<S>> Kernel<S> for Build<'_, W> {
                 }
                 let w = self.w.step(s, p, n);
                 for part in 0..4 {
-                    let q = if S::BIASED && !W::MIN {
-                        s.xor(w.q[part], 0x80)
-                    } else {
-                        w.q[part]
-                    };
+                    let q = if S::BIASED && !W::MIN { s.xor(w.q[part], 0x80) } else { w.q[part] };
                     s.store_q(rows.q[r].as_mut_ptr().add(64 * part), q);
                 }
                 s.store(rows.scale[r].as_mut_ptr(), w.scale);
@@ -149,11 +123,7 @@ impl<S: Simd, W: Weights<S>> Kernel<S> for Build<'_, W> {
                 let q = rows.q.as_ptr().cast::<u8>().add(64 * part);
                 s.transpose(q, STEP, self.panel.q.as_mut_ptr().add(64 * ROWS * part));
             }
-            s.transpose(
-                rows.scale.as_ptr().cast(),
-                64,
-                self.panel.scale.as_mut_ptr().cast(),
-            );
+            s.transpose(rows.scale.as_ptr().cast(), 64, self.panel.scale.as_mut_ptr().cast());
             if W::MIN {
                 s.transpose(rows.min.as_ptr().cast(), 64, self.panel.min.as_mut_ptr().cast());
             }
@@ -200,12 +170,7 @@ impl<const V: usize, const SUB: usize, const MIN: bool, const ACT: usize> Sweep<
     /// The step and the results are within what the arguments promise.
     #[inline(always)]
     unsafe fn group<S: Simd, const T: usize>(&self, s: S, first: usize) -> usize {
-        let Tile {
-            args: a,
-            panels,
-            row,
-            step,
-        } = self.0;
+        let Tile { args: a, panels, row, step } = self.0;
         let x = &a.x;
         let n = T.min(x.rows - first);
         let at = step * STEP;
@@ -215,18 +180,12 @@ impl<const V: usize, const SUB: usize, const MIN: bool, const ACT: usize> Sweep<
             let token = first + t.min(n - 1);
             if ACT < STEP && at + STEP > x.k {
                 padded[t] = Padded::last(x, token);
-                (qs[t], d[t], sums[t]) = (
-                    padded[t].qs.as_ptr(),
-                    padded[t].d.as_ptr(),
-                    padded[t].sums.as_ptr(),
-                );
+                (qs[t], d[t], sums[t]) =
+                    (padded[t].qs.as_ptr(), padded[t].d.as_ptr(), padded[t].sums.as_ptr());
             } else {
                 let at = token * x.k + at;
-                (qs[t], d[t], sums[t]) = (
-                    qs[t].wrapping_add(at),
-                    d[t].wrapping_add(at / ACT),
-                    sums[t].wrapping_add(at / SUM),
-                );
+                (qs[t], d[t], sums[t]) =
+                    (qs[t].wrapping_add(at), d[t].wrapping_add(at / ACT), sums[t].wrapping_add(at / SUM));
             }
         }
         // SAFETY: the pointers lead to 256 activations, 8 scales or 1, and 16 sums; lanes that are stored are results.
@@ -250,11 +209,7 @@ impl<const V: usize, const SUB: usize, const MIN: bool, const ACT: usize> Sweep<
                     } else {
                         s.add(before, total[t][v])
                     };
-                    if lanes == ROWS {
-                        s.store(y, sum)
-                    } else {
-                        s.store_first(y, lanes, sum)
-                    }
+                    if lanes == ROWS { s.store(y, sum) } else { s.store_first(y, lanes, sum) }
                 }
             }
         }
@@ -292,10 +247,7 @@ unsafe fn step_of<
             if MIN {
                 s.store(factor[t].as_mut_ptr(), s.to_f32(s.load_sums(sums[t], SUB == 32)));
             } else if S::BIASED {
-                s.store_i(
-                    start[t].as_mut_ptr(),
-                    s.times_minus_128(s.load_sums(sums[t], SUB == 32)),
-                );
+                s.store_i(start[t].as_mut_ptr(), s.times_minus_128(s.load_sums(sums[t], SUB == 32)));
             }
         }
         let mut total = [[s.splat(0.0); V]; T];
@@ -325,11 +277,7 @@ unsafe fn step_of<
             let at = sub * SUB / SUM * ROWS;
             for v in 0..V {
                 let scale = s.load(panels[v].scale.as_ptr().add(at));
-                let min = if MIN {
-                    s.load(panels[v].min.as_ptr().add(at))
-                } else {
-                    s.splat(0.0)
-                };
+                let min = if MIN { s.load(panels[v].min.as_ptr().add(at)) } else { s.splat(0.0) };
                 for t in 0..T {
                     let sum = s.to_f32(acc[t][v]);
                     let sums = factor[t][sub * SUB / SUM];

@@ -60,11 +60,7 @@ impl<S: Decode, T: Block32> Weights<S> for Of32<T> {
                     T::pair(s, at(6), at(7)),
                 ],
                 scale: s.dup_f16(gather::<T>(p, blocks)),
-                min: if T::MIN {
-                    s.dup_f16(gather::<T>(p.add(2), blocks))
-                } else {
-                    s.splat(0.0)
-                },
+                min: if T::MIN { s.dup_f16(gather::<T>(p.add(2), blocks)) } else { s.splat(0.0) },
             }
         }
     }
@@ -237,10 +233,7 @@ impl Block256 for Q2_K {
         // SAFETY: every offset is within the block.
         unsafe {
             let (a, b): (u64, u64) = (read(p), read(p.add(8)));
-            let (d, dmin) = (
-                s.splat_f16(read(p.add(80))),
-                s.splat_f16(read::<u16>(p.add(82)) ^ 0x8000),
-            );
+            let (d, dmin) = (s.splat_f16(read(p.add(80))), s.splat_f16(read::<u16>(p.add(82)) ^ 0x8000));
             let (first, second) = (p.add(16), p.add(48));
             Step {
                 q: [
@@ -273,10 +266,8 @@ impl Block256 for Q3_K {
             let low: u64 = read(p.add(96));
             let high: u32 = read(p.add(104));
             let pair = |a: u32, b: u32| u64::from(a & HIGH) | u64::from(b & HIGH) << 32;
-            let scales = s.widen_i8(
-                low & LOW | pair(high << 4, high << 2),
-                low >> 4 & LOW | pair(high, high >> 2),
-            );
+            let scales =
+                s.widen_i8(low & LOW | pair(high << 4, high << 2), low >> 4 & LOW | pair(high, high >> 2));
             let (d, qs) = (s.splat_f16(read(p.add(108))), p.add(32));
             Step {
                 q: [
@@ -305,12 +296,7 @@ unsafe fn three_bits<S: Decode>(
     third: [i32; 2],
 ) -> S::Q {
     // SAFETY: the caller's promise.
-    unsafe {
-        s.sub_bytes(
-            s.or(s.load_shifted(qs, right, 3), s.load_shifted(high, third, 4)),
-            4,
-        )
-    }
+    unsafe { s.sub_bytes(s.or(s.load_shifted(qs, right, 3), s.load_shifted(high, third, 4)), 4) }
 }
 
 /// Scales and minimums of Q4_K and Q5_K: two F16 and 12 bytes at `p`.
@@ -446,11 +432,7 @@ impl Block256 for IQ4_XS {
                 let qs = p.add(8 + 32 * i);
                 q[i] = s.lookup(&IQ4_VALUES, s.load_nibbles(qs, qs.add(16)));
             }
-            Step {
-                q,
-                scale: s.mul(s.splat_f16(read(p)), scales),
-                min: s.splat(0.0),
-            }
+            Step { q, scale: s.mul(s.splat_f16(read(p)), scales), min: s.splat(0.0) }
         }
     }
 }

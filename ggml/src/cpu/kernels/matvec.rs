@@ -82,11 +82,7 @@ pub(super) struct Padded {
 }
 
 impl Padded {
-    pub const ZERO: Padded = Padded {
-        qs: [0; STEP],
-        d: [0.0; STEP / 32],
-        sums: [0; STEP / SUM],
-    };
+    pub const ZERO: Padded = Padded { qs: [0; STEP], d: [0.0; STEP / 32], sums: [0; STEP / SUM] };
 
     /// What is left of row `t` after the last whole step.
     pub fn last(x: &Q8Rows<'_>, t: usize) -> Padded {
@@ -121,26 +117,14 @@ unsafe fn add_step<S: Simd, W: Weights<S>>(
     // SAFETY: the caller's promises, one for each pointer.
     unsafe {
         let per_256 = W::ACT == STEP;
-        let d = if per_256 {
-            s.splat(d.read())
-        } else {
-            s.load_dup8(d)
-        };
+        let d = if per_256 { s.splat(d.read()) } else { s.load_dup8(d) };
         let scale = if per_256 { w.scale } else { s.mul(w.scale, d) };
         let mut t = s.splat(0.0);
         for part in 0..4 {
             let x = x.add(64 * part);
-            let dot = if W::MIN {
-                s.dot_unsigned(w.q[part], x)
-            } else {
-                s.dot_signed(w.q[part], x)
-            };
+            let dot = if W::MIN { s.dot_unsigned(w.q[part], x) } else { s.dot_signed(w.q[part], x) };
             let (dot, scale) = (s.to_f32(dot), s.spread(scale, part));
-            t = if part == 0 {
-                s.mul(dot, scale)
-            } else {
-                s.fma(dot, scale, t)
-            };
+            t = if part == 0 { s.mul(dot, scale) } else { s.fma(dot, scale, t) };
         }
         if W::MIN {
             let min = if per_256 { w.min } else { s.mul(w.min, d) };
@@ -252,12 +236,7 @@ impl<S: Simd, const ACT: usize, const MIN: bool> Weights<S> for Generic<ACT, MIN
         unsafe {
             let qs = step.qs.as_ptr().cast::<u8>();
             Step {
-                q: [
-                    s.load_q(qs),
-                    s.load_q(qs.add(64)),
-                    s.load_q(qs.add(128)),
-                    s.load_q(qs.add(192)),
-                ],
+                q: [s.load_q(qs), s.load_q(qs.add(64)), s.load_q(qs.add(128)), s.load_q(qs.add(192))],
                 scale: s.load(step.scale.as_ptr()),
                 min: s.load(step.min.as_ptr()),
             }
@@ -288,13 +267,7 @@ pub(super) fn generic<S: Simd>(s: S, format: &'static Format, args: &Args<'_>, m
     match (blocks.act.block(), blocks.has_min) {
         (32, false) => rows(s, Generic::<32, false> { format, blocks }, blocks.sub, args, many),
         (32, true) => rows(s, Generic::<32, true> { format, blocks }, blocks.sub, args, many),
-        (_, false) => rows(
-            s,
-            Generic::<256, false> { format, blocks },
-            blocks.sub,
-            args,
-            many,
-        ),
+        (_, false) => rows(s, Generic::<256, false> { format, blocks }, blocks.sub, args, many),
         (_, true) => rows(s, Generic::<256, true> { format, blocks }, blocks.sub, args, many),
     }
 }

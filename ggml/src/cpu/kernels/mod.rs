@@ -62,15 +62,8 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, on whatever architecture, the least capable first.
-    pub const ALL: &'static [Isa] = &[
-        Isa::Scalar,
-        Isa::Avx2,
-        Isa::Avx2Vnni,
-        Isa::Avx512,
-        Isa::Avx512Vnni,
-        Isa::Neon,
-        Isa::NeonDot,
-    ];
+    pub const ALL: &'static [Isa] =
+        &[Isa::Scalar, Isa::Avx2, Isa::Avx2Vnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDot];
 
     /// Its name in `FATHOM_CPU`.
     pub fn name(self) -> &'static str {
@@ -173,16 +166,10 @@ pub fn available() -> impl Iterator<Item = &'static Kernels> {
 pub fn select(name: &str) -> Result<&'static Kernels, SelectError> {
     let known = || available().map(|k| k.isa.name()).collect::<Vec<_>>().join(", ");
     match Isa::ALL.iter().find(|isa| isa.name() == name) {
-        None => Err(SelectError::Unknown {
-            name: name.to_owned(),
-            known: known(),
-        }),
+        None => Err(SelectError::Unknown { name: name.to_owned(), known: known() }),
         Some(isa) => available()
             .find(|k| k.isa == *isa)
-            .ok_or_else(|| SelectError::Unavailable {
-                name: isa.name(),
-                known: known(),
-            }),
+            .ok_or_else(|| SelectError::Unavailable { name: isa.name(), known: known() }),
     }
 }
 
@@ -237,16 +224,7 @@ impl Kernels {
     /// # Panics
     /// If lengths do not fit.
     pub fn quantize_row(&self, x: &[f32], block: usize, qs: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
-        with_isa!(self, |s| run(
-            s,
-            vector::QuantizeRow {
-                x,
-                block,
-                qs,
-                d,
-                sums
-            }
-        ));
+        with_isa!(self, |s| run(s, vector::QuantizeRow { x, block, qs, d, sums }));
     }
 
     /// `y[t * y_stride + r]` = weight row `r` · activation row `t`, for few activation rows (any number is
@@ -272,15 +250,7 @@ impl Kernels {
         y_stride: usize,
     ) {
         check_rows(ty, x.k, w.len(), row_bytes, n_w);
-        let args = matvec::Args {
-            w: w.as_ptr(),
-            row_bytes,
-            n_w,
-            x,
-            scale: 1.0,
-            y,
-            y_stride,
-        };
+        let args = matvec::Args { w: w.as_ptr(), row_bytes, n_w, x, scale: 1.0, y, y_stride };
         self.product(ty, &args, false);
     }
 
@@ -305,15 +275,7 @@ impl Kernels {
         y_stride: usize,
     ) {
         check_rows(ty, x.k, w.len(), row_bytes, n_w);
-        let args = matvec::Args {
-            w: w.as_ptr(),
-            row_bytes,
-            n_w,
-            x,
-            scale: 1.0,
-            y,
-            y_stride,
-        };
+        let args = matvec::Args { w: w.as_ptr(), row_bytes, n_w, x, scale: 1.0, y, y_stride };
         self.product(ty, &args, true);
     }
 
@@ -353,18 +315,7 @@ impl Kernels {
         check_rows(ty, k, w.len(), row_bytes, n_w);
         assert!(fits(x.len(), x_stride, x_rows, k), "activations are too short");
         let (w, x) = (w.as_ptr(), x.as_ptr());
-        let args = float::Args {
-            k,
-            w,
-            row_bytes,
-            n_w,
-            x,
-            x_stride,
-            n_x: x_rows,
-            scale: 1.0,
-            y,
-            y_stride,
-        };
+        let args = float::Args { k, w, row_bytes, n_w, x, x_stride, n_x: x_rows, scale: 1.0, y, y_stride };
         with_isa!(self, |s| float::product(s, ty, &args));
     }
 
@@ -423,15 +374,8 @@ impl Kernels {
         out: *mut f32,
         out_stride: usize,
     ) {
-        let args = matvec::Args {
-            w: k,
-            row_bytes: row_stride,
-            n_w: n,
-            x: q,
-            scale,
-            y: out,
-            y_stride: out_stride,
-        };
+        let args =
+            matvec::Args { w: k, row_bytes: row_stride, n_w: n, x: q, scale, y: out, y_stride: out_stride };
         self.product(GgmlType::Q8_0, &args, false);
     }
 
@@ -461,17 +405,7 @@ impl Kernels {
     ) {
         assert!(fits(p.len(), p_stride, n_heads, n), "weights are too short");
         let p = p.as_ptr();
-        let args = attention::Args {
-            p,
-            p_stride,
-            n_heads,
-            v,
-            row_stride,
-            n,
-            width,
-            acc,
-            acc_stride,
-        };
+        let args = attention::Args { p, p_stride, n_heads, v, row_stride, n, width, acc, acc_stride };
         with_isa!(self, |s| attention::values(s, ty, &args));
     }
 
@@ -480,10 +414,7 @@ impl Kernels {
     /// # Panics
     /// If lengths differ.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
-        assert!(
-            x.len() == weight.len() && y.len() == weight.len(),
-            "lengths of the operands"
-        );
+        assert!(x.len() == weight.len() && y.len() == weight.len(), "lengths of the operands");
         let (x, y) = (x.as_ptr(), y.as_mut_ptr());
         with_isa!(self, |s| run(s, vector::RmsNorm { x, weight, eps, y }));
     }
@@ -538,14 +469,7 @@ impl Kernels {
     /// `x` ← e^(`x` − `max`), within 2 units in the last place; gives their sum.
     pub fn softmax_exp(&self, x: &mut [f32], max: f32) -> f32 {
         let mut sum = 0.0;
-        with_isa!(self, |s| run(
-            s,
-            vector::SoftmaxExp {
-                x,
-                max,
-                sum: &mut sum
-            }
-        ));
+        with_isa!(self, |s| run(s, vector::SoftmaxExp { x, max, sum: &mut sum }));
         sum
     }
 
@@ -583,16 +507,11 @@ fn fits(len: usize, stride: usize, rows: usize, width: usize) -> bool {
     let Some(last) = rows.checked_sub(1) else {
         return true;
     };
-    last.checked_mul(stride)
-        .and_then(|n| n.checked_add(width))
-        .is_some_and(|n| n <= len)
+    last.checked_mul(stride).and_then(|n| n.checked_add(width)).is_some_and(|n| n <= len)
 }
 
 /// Panics unless `len` bytes hold the rows of weights.
 fn check_rows(ty: GgmlType, k: usize, len: usize, row_bytes: usize, n_w: usize) {
     let width = ty.row_bytes(k).expect("whole blocks");
-    assert!(
-        fits(len, row_bytes, n_w, width),
-        "{n_w} rows of {k} {ty} do not fit into {len} bytes"
-    );
+    assert!(fits(len, row_bytes, n_w, width), "{n_w} rows of {k} {ty} do not fit into {len} bytes");
 }

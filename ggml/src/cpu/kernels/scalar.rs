@@ -106,10 +106,7 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u8, v: F) {
         // SAFETY: the caller's promise.
-        unsafe {
-            p.cast::<[[u8; 2]; 16]>()
-                .write_unaligned(v.map(|x| f16::from_f32(x).to_le_bytes()))
-        }
+        unsafe { p.cast::<[[u8; 2]; 16]>().write_unaligned(v.map(|x| f16::from_f32(x).to_le_bytes())) }
     }
 
     #[inline(always)]
@@ -186,8 +183,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn largest(self, v: F) -> f32 {
-        v.into_iter()
-            .fold(f32::NEG_INFINITY, |m, x| if m > x { m } else { x })
+        v.into_iter().fold(f32::NEG_INFINITY, |m, x| if m > x { m } else { x })
     }
 
     #[inline(always)]

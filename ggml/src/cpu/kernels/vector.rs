@@ -36,13 +36,7 @@ unsafe fn load<S: Simd>(s: S, p: *const f32, n: usize) -> S::F {
 #[inline(always)]
 unsafe fn store<S: Simd>(s: S, p: *mut f32, n: usize, v: S::F) {
     // SAFETY: the caller's promise.
-    unsafe {
-        if n == 16 {
-            s.store(p, v)
-        } else {
-            s.store_first(p, n, v)
-        }
-    }
+    unsafe { if n == 16 { s.store(p, v) } else { s.store_first(p, n, v) } }
 }
 
 /// e to the power of each lane.
@@ -213,9 +207,7 @@ impl<S: Simd> Kernel<S> for Max<'_> {
             // SAFETY: at + 16 <= whole.
             max = s.max(max, unsafe { s.load(self.x.as_ptr().add(at)) });
         }
-        *self.max = self.x[whole..]
-            .iter()
-            .fold(s.largest(max), |m, &x| if m > x { m } else { x });
+        *self.max = self.x[whole..].iter().fold(s.largest(max), |m, &x| if m > x { m } else { x });
     }
 }
 
@@ -232,14 +224,8 @@ impl<S: Simd> Kernel<S> for QuantizeRow<'_> {
     #[inline(always)]
     fn run(self, s: S) {
         let (len, block) = (self.x.len(), self.block);
-        assert!(
-            block.is_multiple_of(SUM) && len.is_multiple_of(block),
-            "whole blocks"
-        );
-        assert!(
-            self.qs.len() == len && self.d.len() == len / block && self.sums.len() == len / SUM,
-            "room"
-        );
+        assert!(block.is_multiple_of(SUM) && len.is_multiple_of(block), "whole blocks");
+        assert!(self.qs.len() == len && self.d.len() == len / block && self.sums.len() == len / SUM, "room");
         for b in 0..len / block {
             // SAFETY: the block is within x.
             let x = unsafe { self.x.as_ptr().add(b * block) };
@@ -260,10 +246,7 @@ impl<S: Simd> Kernel<S> for QuantizeRow<'_> {
                 let at = b * block + i * SUM;
                 // SAFETY: `qs` is as long as `x`.
                 self.sums[at / SUM] = unsafe {
-                    s.store_i8(
-                        self.qs.as_mut_ptr().add(at),
-                        s.mul(s.load(x.add(i * SUM)), inverse),
-                    )
+                    s.store_i8(self.qs.as_mut_ptr().add(at), s.mul(s.load(x.add(i * SUM)), inverse))
                 };
             }
         }
@@ -312,11 +295,7 @@ impl<S: Simd> Kernel<S> for FromF16<'_> {
             // SAFETY: at + n numbers are there to read and to write.
             unsafe {
                 let p = from.add(2 * at);
-                let v = if n == 16 {
-                    Half::load(s, p)
-                } else {
-                    Half::load_first(s, p, n)
-                };
+                let v = if n == 16 { Half::load(s, p) } else { Half::load_first(s, p, n) };
                 store(s, to.add(at), n, v);
             }
         });

@@ -205,14 +205,7 @@ impl<M: Multiply> Simd for Neon<M> {
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> F {
         // SAFETY: the caller's promise.
-        unsafe {
-            [
-                vld1q_f32(p),
-                vld1q_f32(p.add(4)),
-                vld1q_f32(p.add(8)),
-                vld1q_f32(p.add(12)),
-            ]
-        }
+        unsafe { [vld1q_f32(p), vld1q_f32(p.add(4)), vld1q_f32(p.add(8)), vld1q_f32(p.add(12))] }
     }
 
     #[inline(always)]
@@ -251,34 +244,21 @@ impl<M: Multiply> Simd for Neon<M> {
         // SAFETY: the caller's promise.
         unsafe {
             let (a, b) = (vld1q_f32(p), vld1q_f32(p.add(4)));
-            [
-                vzip1q_f32(a, a),
-                vzip2q_f32(a, a),
-                vzip1q_f32(b, b),
-                vzip2q_f32(b, b),
-            ]
+            [vzip1q_f32(a, a), vzip2q_f32(a, a), vzip1q_f32(b, b), vzip2q_f32(b, b)]
         }
     }
 
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> F {
         // SAFETY: the caller's promise.
-        unsafe {
-            from_f16([
-                vreinterpretq_u16_u8(vld1q_u8(p)),
-                vreinterpretq_u16_u8(vld1q_u8(p.add(16))),
-            ])
-        }
+        unsafe { from_f16([vreinterpretq_u16_u8(vld1q_u8(p)), vreinterpretq_u16_u8(vld1q_u8(p.add(16)))]) }
     }
 
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u8) -> F {
         // SAFETY: the caller's promise.
         unsafe {
-            let (a, b) = (
-                vreinterpretq_u16_u8(vld1q_u8(p)),
-                vreinterpretq_u16_u8(vld1q_u8(p.add(16))),
-            );
+            let (a, b) = (vreinterpretq_u16_u8(vld1q_u8(p)), vreinterpretq_u16_u8(vld1q_u8(p.add(16))));
             [
                 vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(a))),
                 vreinterpretq_f32_u32(vshll_high_n_u16::<16>(a)),
@@ -395,14 +375,7 @@ impl<M: Multiply> Simd for Neon<M> {
     #[inline(always)]
     unsafe fn load_q(self, p: *const u8) -> Q {
         // SAFETY: the caller's promise.
-        unsafe {
-            [
-                vld1q_u8(p),
-                vld1q_u8(p.add(16)),
-                vld1q_u8(p.add(32)),
-                vld1q_u8(p.add(48)),
-            ]
-        }
+        unsafe { [vld1q_u8(p), vld1q_u8(p.add(16)), vld1q_u8(p.add(32)), vld1q_u8(p.add(48))] }
     }
 
     #[inline(always)]
@@ -508,12 +481,7 @@ impl<M: Multiply> Decode for Neon<M> {
         // SAFETY: the caller's promise.
         unsafe {
             let (a, b, low) = (vld1q_u8(a), vld1q_u8(b), vdupq_n_u8(15));
-            [
-                vandq_u8(a, low),
-                vshrq_n_u8::<4>(a),
-                vandq_u8(b, low),
-                vshrq_n_u8::<4>(b),
-            ]
+            [vandq_u8(a, low), vshrq_n_u8::<4>(a), vandq_u8(b, low), vshrq_n_u8::<4>(b)]
         }
     }
 

@@ -40,12 +40,7 @@ impl Weights {
             let row = random_blocks(format.ty, k / format.block, 0.1, rng.next());
             bytes[offset + r * row_bytes..][..width].copy_from_slice(&row);
         }
-        Weights {
-            bytes,
-            offset,
-            row_bytes,
-            n,
-        }
+        Weights { bytes, offset, row_bytes, n }
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -93,47 +88,23 @@ impl Activations {
     }
 
     pub fn view(&self) -> Q8Rows<'_> {
-        let Activations {
-            k,
-            rows,
-            block,
-            ref qs,
-            ref d,
-            ref sums,
-        } = *self;
-        Q8Rows {
-            k,
-            rows,
-            block,
-            qs,
-            d,
-            sums,
-        }
+        let Activations { k, rows, block, ref qs, ref d, ref sums } = *self;
+        Q8Rows { k, rows, block, qs, d, sums }
     }
 }
 
 /// The exact dot product of an encoded row and a quantized one, and the sum of its terms' magnitudes.
 pub(super) fn exact(format: &Format, row: &[u8], x: Q8Rows<'_>) -> (f64, f64) {
-    let Kind::Blocks(blocks) = &format.kind else {
-        unreachable!()
-    };
+    let Kind::Blocks(blocks) = &format.kind else { unreachable!() };
     let mut u = Unpacked::default();
     let (mut sum, mut terms) = (0.0, 0.0);
-    for (b, block) in row
-        .chunks_exact(format.bytes)
-        .take(x.k / format.block)
-        .enumerate()
-    {
+    for (b, block) in row.chunks_exact(format.bytes).take(x.k / format.block).enumerate() {
         (blocks.unpack)(block, &mut u);
         for i in 0..format.block {
             let at = b * format.block + i;
             let x = f64::from(x.qs[at]) * f64::from(x.d[at / x.block]);
             let q = f64::from(u.scale[i / blocks.sub]) * f64::from(u.qs[i]) * x;
-            let min = if blocks.has_min {
-                f64::from(u.min[i / blocks.sub]) * x
-            } else {
-                0.0
-            };
+            let min = if blocks.has_min { f64::from(u.min[i / blocks.sub]) * x } else { 0.0 };
             sum += q + min;
             terms += q.abs() + min.abs();
         }

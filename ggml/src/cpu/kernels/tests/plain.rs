@@ -11,8 +11,7 @@ const PLAIN: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
 
 fn decoded(w: &Weights, ty: GgmlType, r: usize, k: usize) -> Vec<f32> {
     let mut values = vec![0.0; k];
-    ty.format()
-        .decode(&w.row(r)[..ty.row_bytes(k).unwrap()], &mut values);
+    ty.format().decode(&w.row(r)[..ty.row_bytes(k).unwrap()], &mut values);
     values
 }
 

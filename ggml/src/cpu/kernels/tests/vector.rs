@@ -48,11 +48,7 @@ fn everywhere(x: &[f32], f: impl Fn(&Kernels, &mut [f32])) -> Vec<f32> {
 fn close(y: &[f32], truth: impl Fn(usize) -> f64, tolerance: impl Fn(usize) -> f64) {
     for (i, &y) in y.iter().enumerate() {
         let error = (f64::from(y) - truth(i)).abs();
-        assert!(
-            error <= tolerance(i),
-            "{i}: {y} for {}, off by {error:e}",
-            truth(i)
-        );
+        assert!(error <= tolerance(i), "{i}: {y} for {}, off by {error:e}", truth(i));
     }
 }
 
@@ -185,18 +181,11 @@ fn exp_over_its_whole_range() {
         } else if truth > f64::from(f32::MAX) {
             assert_eq!(e, f32::INFINITY, "exp({x})");
         } else {
-            assert!(
-                (f64::from(e) - truth).abs() <= 2.0 * EPS * truth,
-                "exp({x}) = {e}"
-            );
+            assert!((f64::from(e) - truth).abs() <= 2.0 * EPS * truth, "exp({x}) = {e}");
         }
     }
     let nan = everywhere(&[0.0], |k, y| {
-        y[0] = if k.softmax_exp(&mut [f32::NAN], 0.0).is_nan() {
-            1.0
-        } else {
-            0.0
-        }
+        y[0] = if k.softmax_exp(&mut [f32::NAN], 0.0).is_nan() { 1.0 } else { 0.0 }
     });
     assert_eq!(nan, [1.0]);
 }

@@ -141,11 +141,7 @@ unsafe fn shift(v: __m256i, by: i32) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         let count = _mm_cvtsi32_si128(by.abs());
-        if by < 0 {
-            _mm256_sll_epi16(v, count)
-        } else {
-            _mm256_srl_epi16(v, count)
-        }
+        if by < 0 { _mm256_sll_epi16(v, count) } else { _mm256_srl_epi16(v, count) }
     }
 }
 
@@ -174,12 +170,7 @@ impl<M: Multiply> Simd for Avx2<M> {
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> F {
         // SAFETY: lanes beyond n are not touched.
-        unsafe {
-            [
-                _mm256_maskload_ps(p, mask(n, 0)),
-                _mm256_maskload_ps(p.wrapping_add(8), mask(n, 1)),
-            ]
-        }
+        unsafe { [_mm256_maskload_ps(p, mask(n, 0)), _mm256_maskload_ps(p.wrapping_add(8), mask(n, 1))] }
     }
 
     #[inline(always)]
@@ -206,10 +197,7 @@ impl<M: Multiply> Simd for Avx2<M> {
         let v = unsafe { _mm256_loadu_ps(p) };
         // SAFETY: `self` exists only where the machine has these instructions.
         unsafe {
-            [
-                _mm256_permutevar8x32_ps(v, lanes(|l| l / 2)),
-                _mm256_permutevar8x32_ps(v, lanes(|l| 4 + l / 2)),
-            ]
+            [_mm256_permutevar8x32_ps(v, lanes(|l| l / 2)), _mm256_permutevar8x32_ps(v, lanes(|l| 4 + l / 2))]
         }
     }
 
@@ -217,10 +205,7 @@ impl<M: Multiply> Simd for Avx2<M> {
     unsafe fn load_f16(self, p: *const u8) -> F {
         // SAFETY: the caller's promise.
         unsafe {
-            [
-                _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast())),
-            ]
+            [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast()))]
         }
     }
 
@@ -230,10 +215,7 @@ impl<M: Multiply> Simd for Avx2<M> {
         unsafe {
             let a = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
             let b = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast()));
-            [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)),
-            ]
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b))]
         }
     }
 
@@ -242,10 +224,7 @@ impl<M: Multiply> Simd for Avx2<M> {
         // SAFETY: the caller's promise.
         unsafe {
             _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
-            _mm_storeu_si128(
-                p.add(16).cast(),
-                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]),
-            );
+            _mm_storeu_si128(p.add(16).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]));
         }
     }
 
@@ -333,10 +312,7 @@ impl<M: Multiply> Simd for Avx2<M> {
             // Words 0-3, 8-11, 4-7, 12-15, put in order by the permutation.
             let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-            let (low, high) = (
-                _mm256_castsi256_si128(words),
-                _mm256_extracti128_si256::<1>(words),
-            );
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(p.cast(), _mm_packs_epi16(low, high));
             let sum = _mm_madd_epi16(_mm_add_epi16(low, high), _mm_set1_epi16(1));
             let sum = _mm_add_epi32(sum, _mm_unpackhi_epi64(sum, sum));
@@ -400,11 +376,7 @@ impl<M: Multiply> Simd for Avx2<M> {
         // SAFETY: the caller's promise.
         unsafe {
             for (top, left) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
-                transpose8(
-                    rows.add(top * stride + 4 * left),
-                    stride,
-                    out.add(64 * left + 4 * top),
-                );
+                transpose8(rows.add(top * stride + 4 * left), stride, out.add(64 * left + 4 * top));
             }
         }
     }
@@ -453,10 +425,8 @@ unsafe fn transpose8(rows: *const u8, stride: usize, out: *mut u8) {
         }
         for c in 0..4 {
             let [a, b] = columns[c];
-            let (left, right) = (
-                _mm256_permute2x128_si256::<0x20>(a, b),
-                _mm256_permute2x128_si256::<0x31>(a, b),
-            );
+            let (left, right) =
+                (_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b));
             _mm256_storeu_si256(out.add(64 * c).cast(), left);
             _mm256_storeu_si256(out.add(64 * (c + 4)).cast(), right);
         }
@@ -489,10 +459,7 @@ impl<M: Multiply> Decode for Avx2<M> {
         unsafe {
             let v = _mm256_loadu_si256(p.cast());
             let mask = _mm256_set1_epi8(mask as i8);
-            [
-                _mm256_and_si256(shift(v, right[0]), mask),
-                _mm256_and_si256(shift(v, right[1]), mask),
-            ]
+            [_mm256_and_si256(shift(v, right[0]), mask), _mm256_and_si256(shift(v, right[1]), mask)]
         }
     }
 

@@ -289,11 +289,7 @@ impl<M: Multiply> Simd for Avx512<M> {
         // SAFETY: the caller's promise.
         unsafe {
             let v = _mm512_cvtepi16_epi32(_mm256_loadu_si256(p.cast()));
-            if pairs {
-                _mm512_add_epi32(v, _mm512_shuffle_epi32::<0b10_11_00_01>(v))
-            } else {
-                v
-            }
+            if pairs { _mm512_add_epi32(v, _mm512_shuffle_epi32::<0b10_11_00_01>(v)) } else { v }
         }
     }
 
