@@ -1,0 +1,79 @@
+//! The values of one tensor from one type to another, on all cores.
+//!
+//! Rows are whole blocks and lie one after another, so a tensor is one sequence of blocks, and it is cut without regard
+//! to rows: memory is bounded however long a row is. A *slab* is what is converted before it is written, a *piece* what
+//! one thread takes at once; both are whole blocks of every type.
+
+use ggml_sys::format::{Format, MAX_BLOCK};
+use rayon::prelude::*;
+
+use crate::deviation::Deviation;
+
+/// Elements of a piece: buffers of 128 KiB.
+const PIECE: usize = 1 << 15;
+/// Elements of a slab: at most 16 MiB of output.
+pub(crate) const SLAB: usize = 128 * PIECE;
+
+const _: () = assert!(PIECE.is_multiple_of(MAX_BLOCK));
+
+/// A value that cannot be converted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bad {
+    /// Its index in the slab.
+    pub at: usize,
+    pub value: f32,
+}
+
+/// Converts a slab of whole blocks. `out` becomes the blocks of `to`.
+///
+/// Values that are not finite, or not after encoding, are refused; the first one is reported, whatever the threads.
+pub(crate) fn slab(from: &Format, to: &Format, src: &[u8], out: &mut Vec<u8>) -> Result<Deviation, Bad> {
+    let n = src.len() / from.bytes * from.block;
+    out.resize(n / to.block * to.bytes, 0);
+    let pieces = src.par_chunks(PIECE / from.block * from.bytes);
+    let results: Vec<_> = pieces
+        .zip(out.par_chunks_mut(PIECE / to.block * to.bytes))
+        .map_init(Buffers::default, |buffers, (src, dst)| piece(from, to, src, dst, buffers))
+        .collect();
+    let mut sum = Deviation::default();
+    for (i, result) in results.into_iter().enumerate() {
+        // In order, so that the sum is the same each time.
+        sum += result.map_err(|bad| Bad { at: i * PIECE + bad.at, ..bad })?;
+    }
+    Ok(sum)
+}
+
+#[derive(Default)]
+struct Buffers {
+    values: Vec<f32>,
+    decoded: Vec<f32>,
+}
+
+fn piece(
+    from: &Format,
+    to: &Format,
+    src: &[u8],
+    dst: &mut [u8],
+    buffers: &mut Buffers,
+) -> Result<Deviation, Bad> {
+    let Buffers { values, decoded } = buffers;
+    values.resize(src.len() / from.bytes * from.block, 0.0);
+    decoded.resize(values.len(), 0.0);
+    from.decode(src, values);
+    let first_bad = |checked: &[f32]| checked.iter().position(|v| !v.is_finite());
+    if let Some(at) = first_bad(values) {
+        return Err(Bad { at, value: values[at] });
+    }
+    if from.ty == to.ty {
+        dst.copy_from_slice(src);
+        return Ok(Deviation::between(values, values));
+    }
+    // A plan holds only types with an encoder.
+    let encoded = to.encode(values, dst);
+    debug_assert!(encoded.is_some(), "{}", to.name);
+    to.decode(dst, decoded);
+    match first_bad(decoded) {
+        Some(at) => Err(Bad { at, value: values[at] }),
+        None => Ok(Deviation::between(values, decoded)),
+    }
+}
