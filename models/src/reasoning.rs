@@ -54,19 +54,11 @@ impl Splitter {
     }
 
     fn with_tokens(tokens: Option<(TokenId, TokenId)>, inside: bool) -> Self {
-        let mut trim = Trim {
-            mode: Mode::Start,
-            skip: 0,
-            held: String::new(),
-        };
+        let mut trim = Trim { mode: Mode::Start, skip: 0, held: String::new() };
         if inside {
             trim.enter_think();
         }
-        Splitter {
-            tokens,
-            partial: String::new(),
-            trim,
-        }
+        Splitter { tokens, partial: String::new(), trim }
     }
 
     /// Whether the reasoning goes on.
@@ -258,22 +250,10 @@ mod tests {
 
     fn check(inside: bool, stream: &[&str], think: &str, text: &str) {
         let expected = (think.to_string(), text.to_string());
-        assert_eq!(
-            split(TAGS, inside, stream),
-            expected,
-            "tags as tokens: {stream:?}"
-        );
-        assert_eq!(
-            split(None, inside, stream),
-            expected,
-            "tags in the text: {stream:?}"
-        );
+        assert_eq!(split(TAGS, inside, stream), expected, "tags as tokens: {stream:?}");
+        assert_eq!(split(None, inside, stream), expected, "tags in the text: {stream:?}");
         let whole = stream.concat();
-        assert_eq!(
-            split(None, inside, &[&whole]),
-            expected,
-            "in one piece: {whole:?}"
-        );
+        assert_eq!(split(None, inside, &[&whole]), expected, "in one piece: {whole:?}");
         let chars: Vec<String> = whole.chars().map(String::from).collect();
         let chars: Vec<&str> = chars.iter().map(String::as_str).collect();
         assert_eq!(split(None, inside, &chars), expected, "by character: {whole:?}");
@@ -281,12 +261,7 @@ mod tests {
 
     #[test]
     fn r1_answers() {
-        check(
-            true,
-            &["Okay", ", so", "\n", CLOSE, "\n\n", "42", "."],
-            "Okay, so",
-            "42.",
-        );
+        check(true, &["Okay", ", so", "\n", CLOSE, "\n\n", "42", "."], "Okay, so", "42.");
         check(true, &["\n", "a\n\n", "b", "\n\n", CLOSE, "\n\nc"], "a\n\nb", "c");
         check(false, &[OPEN, "\n", "a", "\n", CLOSE, "\n\n", "b"], "a", "b");
         check(false, &["\n ", OPEN, "\na\n", CLOSE, "b"], "a", "b");
@@ -330,11 +305,7 @@ mod tests {
 
     #[test]
     fn spelled_tags_are_text_where_tags_are_tokens() {
-        let (think, text) = split(
-            TAGS,
-            true,
-            &["the tag </", "think", "> ends", CLOSE, "b <think> c"],
-        );
+        let (think, text) = split(TAGS, true, &["the tag </", "think", "> ends", CLOSE, "b <think> c"]);
         assert_eq!(think, "the tag </think> ends");
         assert_eq!(text, "b <think> c");
     }
@@ -348,12 +319,7 @@ mod tests {
         assert!(!splitter.is_thinking());
         splitter.push(0, "b", |p| parts.push(format!("{p:?}")));
         splitter.finish("\u{fffd}", |p| parts.push(format!("{p:?}")));
-        let expected = [
-            "Think(\"a\")",
-            "Think(\"\u{fffd}\")",
-            "Text(\"b\")",
-            "Text(\"\u{fffd}\")",
-        ];
+        let expected = ["Think(\"a\")", "Think(\"\u{fffd}\")", "Text(\"b\")", "Text(\"\u{fffd}\")"];
         assert_eq!(parts, expected);
     }
 

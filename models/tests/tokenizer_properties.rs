@@ -29,10 +29,7 @@ fn text() -> impl Strategy<Value = String> {
         1 => "<(｜(User|end▁of▁sentence)｜|/?think|\\|(im_end|eot_id|EOT)\\|)>?",
         2 => any::<char>().prop_map(String::from),
     ];
-    prop_oneof![
-        any::<String>(),
-        prop::collection::vec(piece, 0..20).prop_map(|p| p.concat())
-    ]
+    prop_oneof![any::<String>(), prop::collection::vec(piece, 0..20).prop_map(|p| p.concat())]
 }
 
 proptest! {
@@ -110,19 +107,10 @@ fn a_megabyte_of_anything() {
         "Ā",
     ];
     let mixed: String = (0..SIZE).map(|i| char::from(b'a' + (i * i % 26) as u8)).collect();
-    let texts = units
-        .iter()
-        .map(|unit| unit.repeat(SIZE / unit.len()))
-        .chain([mixed]);
+    let texts = units.iter().map(|unit| unit.repeat(SIZE / unit.len())).chain([mixed]);
     for text in texts {
         for (name, tokenizer) in &*TOKENIZERS {
-            let ids = tokenizer.encode(
-                &text,
-                Encode {
-                    add_special: false,
-                    parse_special: true,
-                },
-            );
+            let ids = tokenizer.encode(&text, Encode { add_special: false, parse_special: true });
             let start: String = text.chars().take(8).collect();
             assert!(tokenizer.decode(&ids, true) == text, "{name}: {start:?}…");
         }

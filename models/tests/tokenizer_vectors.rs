@@ -9,14 +9,8 @@ fn open(path: &std::path::Path) -> Tokenizer {
     Tokenizer::from_gguf(Gguf::open(path).unwrap().metadata()).unwrap()
 }
 
-const PLAIN: Encode = Encode {
-    add_special: false,
-    parse_special: false,
-};
-const PARSED: Encode = Encode {
-    add_special: false,
-    parse_special: true,
-};
+const PLAIN: Encode = Encode { add_special: false, parse_special: false };
+const PARSED: Encode = Encode { add_special: false, parse_special: true };
 
 #[test]
 fn published_vocabularies_give_llama_cpps_ids() {
@@ -29,16 +23,8 @@ fn published_vocabularies_give_llama_cpps_ids() {
         }
         let mut parsed = 0;
         for case in vocab.cases() {
-            let opts = Encode {
-                add_special: false,
-                parse_special: case.parse_special,
-            };
-            assert_eq!(
-                tokenizer.encode(&case.text, opts),
-                case.ids,
-                "{name}: {:?}",
-                case.text
-            );
+            let opts = Encode { add_special: false, parse_special: case.parse_special };
+            assert_eq!(tokenizer.encode(&case.text, opts), case.ids, "{name}: {:?}", case.text);
             assert_eq!(tokenizer.decode(&case.ids, true), case.text, "{name}");
             parsed += usize::from(case.parse_special);
         }
@@ -53,19 +39,11 @@ fn reference_models_give_transformers_ids() {
         let tokenizer = open(&model.f16);
         let reference = model.reference();
         for case in &reference.tokenize {
-            assert_eq!(
-                tokenizer.encode(&case.text, PARSED),
-                case.ids,
-                "{name}: {:?}",
-                case.text
-            );
+            assert_eq!(tokenizer.encode(&case.text, PARSED), case.ids, "{name}: {:?}", case.text);
             assert_eq!(tokenizer.decode(&case.ids, true), case.text, "{name}");
         }
         let bos = |ids: &[u32]| tokenizer.add_bos().then(|| ids[0] == tokenizer.bos().unwrap());
-        assert!(
-            reference.prompts.iter().all(|p| bos(&p.ids) != Some(false)),
-            "{name}"
-        );
+        assert!(reference.prompts.iter().all(|p| bos(&p.ids) != Some(false)), "{name}");
     }
 }
 
@@ -87,14 +65,9 @@ fn roles_of_published_vocabularies() {
         assert_eq!(tokenizer.add_bos(), add_bos, "{name}");
         assert_eq!(tokenizer.eog(), eog, "{name}");
         assert!(!tokenizer.add_eos(), "{name}");
-        let opts = Encode {
-            add_special: true,
-            parse_special: false,
-        };
+        let opts = Encode { add_special: true, parse_special: false };
         assert_eq!(tokenizer.encode("", opts), &[bos][..usize::from(add_bos)]);
-        let control = tokenizer
-            .special_tokens()
-            .filter(|&(_, kind, _)| kind == TokenKind::Control);
+        let control = tokenizer.special_tokens().filter(|&(_, kind, _)| kind == TokenKind::Control);
         let mut seen = Vec::new();
         for (id, _, piece) in control {
             seen.push(id);
@@ -105,9 +78,6 @@ fn roles_of_published_vocabularies() {
             assert_eq!(tokenizer.decode(&[id], false), "");
             assert!(tokenizer.is_control(id));
         }
-        assert!(
-            seen.contains(&bos) && eog.iter().all(|&id| seen.contains(&id) || id == 32021),
-            "{name}"
-        );
+        assert!(seen.contains(&bos) && eog.iter().all(|&id| seen.contains(&id) || id == 32021), "{name}");
     }
 }

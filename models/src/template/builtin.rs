@@ -60,17 +60,9 @@ pub(super) fn for_file(md: &Metadata, tokenizer: &Tokenizer) -> Result<Option<Bu
         let is_r1 = names.any(|name| matches!(name, Ok(Some(n)) if n.to_ascii_lowercase().contains("r1")));
         let opens_think = is_r1 && has("<think>");
         let name = if opens_think { "DeepSeek-R1" } else { "DeepSeek-V3" };
-        return Ok(Some(BuiltIn {
-            name,
-            source: V3,
-            opens_think,
-        }));
+        return Ok(Some(BuiltIn { name, source: V3, opens_think }));
     }
     let architecture = md.str("general.architecture")?;
     let deepseek = matches!(architecture, Some("deepseek" | "deepseek2"));
-    Ok(deepseek.then_some(BuiltIn {
-        name: "DeepSeek-V2",
-        source: V2,
-        opens_think: false,
-    }))
+    Ok(deepseek.then_some(BuiltIn { name: "DeepSeek-V2", source: V2, opens_think: false }))
 }

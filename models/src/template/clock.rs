@@ -17,23 +17,12 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const DAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 /// `time` in UTC as `format` says: the letters of C's strftime that name parts of date and time.
 /// Others come out as they are.
 pub(super) fn strftime(format: &str, time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute) = (second / 3600, second / 60 % 60);
@@ -97,10 +86,7 @@ mod tests {
         let at = |seconds, format| strftime(format, UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(at(0, "%d %b %Y"), "01 Jan 1970");
         assert_eq!(at(951_782_400, "%A, %F %T"), "Tuesday, 2000-02-29 00:00:00");
-        assert_eq!(
-            at(1_721_995_199, "%a %e %B %y, %I:%M:%S %p"),
-            "Fri 26 July 24, 11:59:59 AM"
-        );
+        assert_eq!(at(1_721_995_199, "%a %e %B %y, %I:%M:%S %p"), "Fri 26 July 24, 11:59:59 AM");
         assert_eq!(at(1_735_689_599, "%Y-%m-%d %H:%M"), "2024-12-31 23:59");
         assert_eq!(at(1_735_689_600, "%Y-%m-%d 100%% %Q %"), "2025-01-01 100% %Q %");
         assert_eq!(at(4_107_542_400, "%F"), "2100-03-01");

@@ -150,19 +150,13 @@ mod tests {
         )
         .unwrap();
         let render = |options: &str| {
-            env.render_str(
-                &format!("{{{{ v | tojson({options}) }}}}"),
-                context! { v => value.clone() },
-            )
-            .unwrap()
+            env.render_str(&format!("{{{{ v | tojson({options}) }}}}"), context! { v => value.clone() })
+                .unwrap()
         };
         let flat = r#"{"name": "f<é>&'", "a": [1, 2.5, true, null], "e": {}, "l": [], "n": {"x": "\n"}}"#;
         assert_eq!(render(""), flat);
         assert_eq!(render("ensure_ascii=true"), flat.replace('é', "\\u00e9"));
-        assert_eq!(
-            render("separators=(',', ':')"),
-            flat.replace(": ", ":").replace(", ", ",")
-        );
+        assert_eq!(render("separators=(',', ':')"), flat.replace(": ", ":").replace(", ", ","));
         assert_eq!(
             render("sort_keys=true"),
             r#"{"a": [1, 2.5, true, null], "e": {}, "l": [], "n": {"x": "\n"}, "name": "f<é>&'"}"#

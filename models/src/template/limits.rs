@@ -17,29 +17,23 @@ pub(super) fn install(env: &mut Environment<'_>) {
         ("slice", Value::from_function(filters::slice)),
     ];
     for (name, filter) in told {
-        env.add_filter(
-            name,
-            move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-                let args = args.into_values();
-                // The first argument is what is filtered.
-                match args.iter().skip(1).all(is_modest) {
-                    true => filter.call(state, &args),
-                    false => Err(too_wide(name)),
-                }
-            },
-        );
+        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            // The first argument is what is filtered.
+            match args.iter().skip(1).all(is_modest) {
+                true => filter.call(state, &args),
+                false => Err(too_wide(name)),
+            }
+        });
     }
     let format = Value::from_function(filters::format);
-    env.add_filter(
-        "format",
-        move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-            let args = args.into_values();
-            match args.first().and_then(Value::as_str).is_some_and(has_wide_field) {
-                true => Err(too_wide("format")),
-                false => format.call(state, &args),
-            }
-        },
-    );
+    env.add_filter("format", move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+        let args = args.into_values();
+        match args.first().and_then(Value::as_str).is_some_and(has_wide_field) {
+            true => Err(too_wide("format")),
+            false => format.call(state, &args),
+        }
+    });
     env.set_unknown_method_callback(|state, value, method, args| {
         if method == "format" && value.as_str().is_some_and(has_wide_field) {
             return Err(too_wide(method));
@@ -49,10 +43,7 @@ pub(super) fn install(env: &mut Environment<'_>) {
 }
 
 fn too_wide(name: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidOperation,
-        format!("{name}: a width beyond {WIDEST}"),
-    )
+    Error::new(ErrorKind::InvalidOperation, format!("{name}: a width beyond {WIDEST}"))
 }
 
 /// Whether an argument is no number beyond [`WIDEST`], nor, given by name, holds one.
@@ -70,11 +61,7 @@ fn is_modest(value: &Value) -> bool {
 /// Whether a format, of `%` or of Python's `str.format`, has a field of five digits of width or
 /// precision, or takes them from an argument.
 fn has_wide_field(format: &str) -> bool {
-    let number = |text: &str| {
-        text.bytes()
-            .take_while(|&b| b.is_ascii_digit() || b == b'*')
-            .count()
-    };
+    let number = |text: &str| text.bytes().take_while(|&b| b.is_ascii_digit() || b == b'*').count();
     let is_wide = |spec: &str| {
         let spec = spec.trim_start_matches(['-', '+', ' ', '#', '<', '>', '=', '^']);
         let (width, rest) = spec.split_at(number(spec));
@@ -103,19 +90,13 @@ pub(super) struct Limited {
 
 impl Limited {
     pub fn new(most: usize) -> Self {
-        Limited {
-            text: Vec::new(),
-            left: most,
-        }
+        Limited { text: Vec::new(), left: most }
     }
 }
 
 impl io::Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.left = self
-            .left
-            .checked_sub(bytes.len())
-            .ok_or(io::ErrorKind::FileTooLarge)?;
+        self.left = self.left.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
         self.text.extend_from_slice(bytes);
         Ok(bytes.len())
     }

@@ -24,11 +24,7 @@ pub struct Message {
 impl Message {
     /// A message with nothing but a role and a text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Message {
-            role: role.into(),
-            content: Some(content.into()),
-            extra: BTreeMap::new(),
-        }
+        Message { role: role.into(), content: Some(content.into()), extra: BTreeMap::new() }
     }
 
     /// Bytes of its text.
@@ -97,10 +93,7 @@ mod tests {
     #[test]
     fn contents_of_all_kinds() {
         let content = |json: &str| parse(json).unwrap().content;
-        assert_eq!(
-            content(r#"{"role": "user", "content": "a"}"#).as_deref(),
-            Some("a")
-        );
+        assert_eq!(content(r#"{"role": "user", "content": "a"}"#).as_deref(), Some("a"));
         assert_eq!(content(r#"{"role": "user", "content": null}"#), None);
         assert_eq!(content(r#"{"role": "user"}"#), None);
         let parts =
@@ -113,12 +106,7 @@ mod tests {
         let error =
             parse(r#"{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}"#).unwrap_err();
         assert!(error.to_string().contains("image_url"), "{error}");
-        assert!(
-            parse(r#"{"content": "a"}"#)
-                .unwrap_err()
-                .to_string()
-                .contains("role")
-        );
+        assert!(parse(r#"{"content": "a"}"#).unwrap_err().to_string().contains("role"));
         assert!(parse(r#"{"role": "user", "content": 7}"#).is_err());
     }
 

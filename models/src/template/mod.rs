@@ -106,9 +106,7 @@ impl ChatTemplate {
     /// The template of a file, or a built-in one.
     pub fn from_gguf(md: &Metadata, tokenizer: &Tokenizer) -> Result<Self, Error> {
         let text = |id: Option<TokenId>| {
-            id.map_or(String::new(), |id| {
-                String::from_utf8_lossy(tokenizer.piece(id)).into()
-            })
+            id.map_or(String::new(), |id| String::from_utf8_lossy(tokenizer.piece(id)).into())
         };
         let (bos_token, eos_token) = (text(tokenizer.bos()), text(tokenizer.eos()));
         if let Some(source) = md.str(KEY)? {
@@ -130,14 +128,9 @@ impl ChatTemplate {
     ) -> Result<Self, Error> {
         let source = source.into();
         if source.len() > MAX_SOURCE {
-            return Err(Error::Limit(format!(
-                "it has {} bytes, and {MAX_SOURCE} are allowed",
-                source.len()
-            )));
+            return Err(Error::Limit(format!("it has {} bytes, and {MAX_SOURCE} are allowed", source.len())));
         }
-        environment(SystemTime::UNIX_EPOCH)
-            .template_from_named_str(NAME, &source)
-            .map_err(explain)?;
+        environment(SystemTime::UNIX_EPOCH).template_from_named_str(NAME, &source).map_err(explain)?;
         Ok(ChatTemplate {
             source,
             built_in: None,
@@ -178,9 +171,7 @@ impl ChatTemplate {
         let (output, per_byte) = OUTPUT;
         let size: usize = messages.iter().map(Message::size).sum();
         let mut out = Limited::new(size.saturating_mul(per_byte).saturating_add(output));
-        template
-            .render_captured_to(variables, &mut out)
-            .map_err(explain)?;
+        template.render_captured_to(variables, &mut out).map_err(explain)?;
         String::from_utf8(out.text).map_err(|e| Error::Render(e.to_string()))
     }
 }
@@ -193,10 +184,7 @@ pub fn prompt_opens_think(rendered: &str) -> bool {
 /// Jinja as Hugging Face sets it up.
 fn environment(now: SystemTime) -> Environment<'static> {
     let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     // The delimiters are the usual ones, so nothing can be wrong with them.
     env.set_syntax(syntax.unwrap_or_default());
     env.set_recursion_limit(DEPTH);
@@ -205,15 +193,10 @@ fn environment(now: SystemTime) -> Environment<'static> {
     limits::install(&mut env);
     env.add_filter("tojson", json::tojson);
     env.add_function("strftime_now", move |format: &str| clock::strftime(format, now));
-    env.add_function(
-        "raise_exception",
-        |message: String| -> Result<Value, minijinja::Error> {
-            Err(
-                minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception")
-                    .with_source(Rejection(message)),
-            )
-        },
-    );
+    env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception")
+            .with_source(Rejection(message)))
+    });
     env
 }
 
@@ -262,10 +245,8 @@ fn explain(error: minijinja::Error) -> Error {
 /// Line breaks and runs of white space as single spaces, and no more than a few lines' worth.
 fn one_line(text: &str) -> String {
     const MOST: usize = 300;
-    let words: Vec<&str> = text
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|w| !w.is_empty())
-        .collect();
+    let words: Vec<&str> =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     let line = words.join(" ");
     match line.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &line[..at]),

@@ -105,11 +105,7 @@ impl Bpe {
                 merges.entry(pair).or_insert((rank as u32, guess));
             }
         }
-        Ok(Bpe {
-            merges,
-            bytes: byte_tokens(vocab),
-            unknown: None,
-        })
+        Ok(Bpe { merges, bytes: byte_tokens(vocab), unknown: None })
     }
 
     /// The token to put where a byte has none. Without it such bytes are left out.
@@ -131,10 +127,7 @@ impl Bpe {
     }
 
     fn merge(&self, left: TokenId, right: TokenId) -> (u32, TokenId) {
-        self.merges
-            .get(&pair(left, right))
-            .copied()
-            .unwrap_or((NONE, NONE))
+        self.merges.get(&pair(left, right)).copied().unwrap_or((NONE, NONE))
     }
 
     /// Appends the tokens of `word`.
@@ -263,24 +256,15 @@ mod tests {
         let n = ids.len();
         bpe.encode(word.as_bytes(), &mut scratch, &mut ids);
         assert_eq!(ids[..n], ids[n..]);
-        ids[..n]
-            .iter()
-            .map(|&id| String::from_utf8_lossy(vocab.piece(id)).into())
-            .collect()
+        ids[..n].iter().map(|&id| String::from_utf8_lossy(vocab.piece(id)).into()).collect()
     }
 
     #[test]
     fn earlier_merges_go_first() {
         assert_eq!(encode(&[("b", "c"), ("a", "b")], "abc"), ["a", "bc"]);
         assert_eq!(encode(&[("a", "b"), ("b", "c")], "abc"), ["ab", "c"]);
-        assert_eq!(
-            encode(&[("a", "b"), ("ab", "c"), ("b", "c")], "abcbc"),
-            ["abc", "bc"]
-        );
-        assert_eq!(
-            encode(&[("a", "a"), ("aa", "aa")], "aaaaaaa"),
-            ["aaaa", "aa", "a"]
-        );
+        assert_eq!(encode(&[("a", "b"), ("ab", "c"), ("b", "c")], "abcbc"), ["abc", "bc"]);
+        assert_eq!(encode(&[("a", "a"), ("aa", "aa")], "aaaaaaa"), ["aaaa", "aa", "a"]);
         assert_eq!(encode(&[], "abc"), ["a", "b", "c"]);
         assert!(encode(&[], "").is_empty());
     }
@@ -304,14 +288,8 @@ mod tests {
     fn slowly(merges: &[(&str, &str)], word: &str) -> Vec<String> {
         let mut parts: Vec<String> = word.chars().map(String::from).collect();
         loop {
-            let rank = |i: usize| {
-                merges
-                    .iter()
-                    .position(|&(l, r)| l == parts[i] && r == parts[i + 1])
-            };
-            let best = (0..parts.len().saturating_sub(1))
-                .filter_map(|i| Some((rank(i)?, i)))
-                .min();
+            let rank = |i: usize| merges.iter().position(|&(l, r)| l == parts[i] && r == parts[i + 1]);
+            let best = (0..parts.len().saturating_sub(1)).filter_map(|i| Some((rank(i)?, i))).min();
             let Some((_, i)) = best else {
                 return parts;
             };

@@ -24,12 +24,7 @@ struct Unfinished {
 
 impl<'t> Decoder<'t> {
     pub(super) fn new(tokenizer: &'t Tokenizer, show_special: bool) -> Self {
-        Decoder {
-            tokenizer,
-            show_special,
-            text: String::new(),
-            unfinished: Unfinished::default(),
-        }
+        Decoder { tokenizer, show_special, text: String::new(), unfinished: Unfinished::default() }
     }
 
     /// Takes the next token and answers the text that is complete with it; often none.

@@ -114,11 +114,7 @@ pub(super) fn end_of_generation(
     for text in ENDING_TEXTS {
         ending.extend(known_by_text(vocab, text));
     }
-    ending.extend(
-        vocab
-            .id(CODER_EOT.as_bytes())
-            .filter(|&id| vocab.kind(id) != TokenKind::Normal),
-    );
+    ending.extend(vocab.id(CODER_EOT.as_bytes()).filter(|&id| vocab.kind(id) != TokenKind::Normal));
     for text in CONTROL_TEXTS {
         known_by_text(vocab, text);
     }

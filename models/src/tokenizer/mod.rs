@@ -72,7 +72,7 @@ pub struct Encode {
 pub struct Tokenizer {
     vocab: Vocab,
     bpe: Bpe,
-    pretokenizer: Pretokenizer,
+    pretokenizer: &'static Pretokenizer,
     /// Whether a word that is a token as a whole becomes that token.
     whole_words: bool,
     /// User-defined tokens, and those together with control tokens.
@@ -107,29 +107,21 @@ impl Tokenizer {
             return Err(md.invalid(MODEL, what));
         }
         let kind = pretokenize::Kind::from_gguf(md)?;
-        let pretokenizer = Pretokenizer::new(kind).map_err(|e| md.invalid(MODEL, e.to_string()))?;
+        let pretokenizer = kind.compile(md)?;
         let mut vocab = Vocab::from_gguf(md)?;
         let mut bpe = Bpe::from_gguf(md, &vocab)?;
         let ids = SpecialIds::from_gguf(md, vocab.len())?;
         let ending = ids::end_of_generation(md, &mut vocab, &ids, |vocab, id| bpe.spells(vocab, id))?;
         bpe.set_unknown(ids.unk);
         if bpe.missing_bytes() > 0 {
-            let fate = if ids.unk.is_some() {
-                "become the unknown token"
-            } else {
-                "are left out"
-            };
+            let fate = if ids.unk.is_some() { "become the unknown token" } else { "are left out" };
             log::warn!(
                 "the vocabulary has no token for {} bytes: in a text they {fate}",
                 bpe.missing_bytes()
             );
         }
         let user_defined = || vocab.of_kind(TokenKind::UserDefined);
-        let steering = || {
-            vocab
-                .of_kind(TokenKind::Control)
-                .chain(vocab.of_kind(TokenKind::Unknown))
-        };
+        let steering = || vocab.of_kind(TokenKind::Control).chain(vocab.of_kind(TokenKind::Unknown));
         Ok(Tokenizer {
             user_defined: Matcher::new(&vocab, user_defined()),
             special: Matcher::new(&vocab, user_defined().chain(steering())),
@@ -150,21 +142,16 @@ impl Tokenizer {
         if opts.add_special && self.add_bos {
             out.extend(self.ids.bos);
         }
-        let matcher = if opts.parse_special {
-            &self.special
-        } else {
-            &self.user_defined
-        };
+        let matcher = if opts.parse_special { &self.special } else { &self.user_defined };
         let mut scratch = bpe::Scratch::default();
         let mut spelled = Vec::new();
         matcher.partition(text, |fragment| match fragment {
             Fragment::Token(id) => out.push(id),
             Fragment::Text(text) => {
-                self.pretokenizer
-                    .split(text, |word| match self.whole_word(word, &mut spelled) {
-                        Some(id) => out.push(id),
-                        None => self.bpe.encode(word.as_bytes(), &mut scratch, &mut out),
-                    })
+                self.pretokenizer.split(text, |word| match self.whole_word(word, &mut spelled) {
+                    Some(id) => out.push(id),
+                    None => self.bpe.encode(word.as_bytes(), &mut scratch, &mut out),
+                })
             }
         });
         if opts.add_special && self.add_eos {
@@ -176,13 +163,7 @@ impl Tokenizer {
     /// The tokens of a prompt that a chat template made: special tokens are parsed, and BOS comes
     /// first where the file asks for it, once, even if the template wrote it too.
     pub fn encode_prompt(&self, prompt: &str) -> Vec<TokenId> {
-        let mut ids = self.encode(
-            prompt,
-            Encode {
-                add_special: false,
-                parse_special: true,
-            },
-        );
+        let mut ids = self.encode(prompt, Encode { add_special: false, parse_special: true });
         if let Some(bos) = self.ids.bos
             && self.add_bos
             && ids.first() != Some(&bos)
@@ -200,7 +181,7 @@ impl Tokenizer {
         spelled.clear();
         alphabet::spell(word.as_bytes(), spelled);
         let id = self.vocab.id(spelled)?;
-        self.vocab.kind(id).is_text().then_some(id)
+        (self.kind(id) == TokenKind::Normal).then_some(id)
     }
 
     /// The bytes that token `id` stands for, not always whole characters; of a control token, its

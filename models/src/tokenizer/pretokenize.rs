@@ -9,6 +9,8 @@
 //! `\s+(?!\S)|\s+` at the end of a pattern (white space, but its last character stays with the word
 //! that follows) is matched as `\s+`, and the last character handed back where something follows.
 
+use std::sync::OnceLock;
+
 use ggml_sys::gguf::{Metadata, Quoted, Result};
 use regex_automata::meta::{BuildError, Regex};
 use regex_automata::nfa::thompson::WhichCaptures;
@@ -24,6 +26,8 @@ pub(super) struct Kind {
     pub whole_words: bool,
     /// Whether texts begin with BOS unless the file says otherwise.
     pub add_bos: bool,
+    /// The automata, once they are needed.
+    compiled: OnceLock<Pretokenizer>,
 }
 
 /// White space, the last character of which goes with the word after it.
@@ -67,62 +71,48 @@ const LLM_LETTERS: &str = concat!(
 const LLM_SIGNS: &str = r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+";
 
 /// Bytes that an automaton's states may take per thread. An automaton that runs out of room for them
-/// falls back to a search fifty times slower; text in every script of Unicode fits well.
+/// falls back to a much slower search; text in every script of Unicode fits well.
 const CACHE: usize = 16 << 20;
 
-const KINDS: &[Kind] = &[
-    Kind {
-        names: &["llama-bpe", "llama-v3", "llama3"],
-        patterns: &[LLAMA3],
-        whole_words: true,
-        add_bos: true,
-    },
-    Kind {
-        names: &["qwen2", "deepseek-r1-qwen"],
-        patterns: &[QWEN2],
-        whole_words: false,
-        add_bos: false,
-    },
-    Kind {
-        names: &["deepseek-llm"],
-        patterns: &[r"[\r\n]", LLM_LETTERS, LLM_SIGNS, r"\s+$", LLM_CJK, r"\p{N}+"],
-        whole_words: false,
-        add_bos: false,
-    },
-    Kind {
-        names: &["deepseek-coder"],
-        patterns: &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", LLM_CJK, r"\p{N}"],
-        whole_words: false,
-        add_bos: false,
-    },
-    Kind {
-        names: &["deepseek-v3"],
-        patterns: &[r"\p{N}{1,3}", V3_CJK, V3_WORDS],
-        whole_words: false,
-        add_bos: false,
-    },
+static KINDS: [Kind; 5] = [
+    kind(&["llama-bpe", "llama-v3", "llama3"], &[LLAMA3], true, true),
+    kind(&["qwen2", "deepseek-r1-qwen"], &[QWEN2], false, false),
+    kind(&["deepseek-llm"], &[r"[\r\n]", LLM_LETTERS, LLM_SIGNS, r"\s+$", LLM_CJK, r"\p{N}+"], false, false),
+    kind(&["deepseek-coder"], &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", LLM_CJK, r"\p{N}"], false, false),
+    kind(&["deepseek-v3"], &[r"\p{N}{1,3}", V3_CJK, V3_WORDS], false, false),
 ];
+
+const fn kind(names: &'static [&str], patterns: &'static [&str], whole_words: bool, add_bos: bool) -> Kind {
+    Kind { names, patterns, whole_words, add_bos, compiled: OnceLock::new() }
+}
 
 impl Kind {
     /// The kind that the file names; an error that lists the known ones if it names none of them.
     pub fn from_gguf(md: &Metadata) -> Result<&'static Self> {
         let name = md.require_str(PRE)?;
-        KINDS
-            .iter()
-            .find(|kind| kind.names.contains(&name))
-            .ok_or_else(|| {
-                let known: Vec<&str> = KINDS.iter().flat_map(|kind| kind.names).copied().collect();
-                let what = format!(
-                    "names the pre-tokenizer {}; known are {}",
-                    Quoted(name.as_bytes()),
-                    known.join(", ")
-                );
-                md.invalid(PRE, what)
-            })
+        KINDS.iter().find(|kind| kind.names.contains(&name)).ok_or_else(|| {
+            let known: Vec<&str> = KINDS.iter().flat_map(|kind| kind.names).copied().collect();
+            let what = format!(
+                "names the pre-tokenizer {}; known are {}",
+                Quoted(name.as_bytes()),
+                known.join(", ")
+            );
+            md.invalid(PRE, what)
+        })
+    }
+
+    /// The automata of the kind. They are the same for all files, and cheap to share: their caches
+    /// are per thread.
+    pub fn compile(&'static self, md: &Metadata) -> Result<&'static Pretokenizer> {
+        if let Some(done) = self.compiled.get() {
+            return Ok(done);
+        }
+        let new = Pretokenizer::new(self.patterns).map_err(|e| md.invalid(PRE, e.to_string()))?;
+        Ok(self.compiled.get_or_init(|| new))
     }
 }
 
-/// A compiled kind. Cheap to share: the automata keep their caches per thread.
+/// A compiled kind.
 pub(super) struct Pretokenizer {
     stages: Vec<Stage>,
 }
@@ -134,11 +124,9 @@ struct Stage {
 }
 
 impl Pretokenizer {
-    pub fn new(kind: &Kind) -> std::result::Result<Self, Box<BuildError>> {
-        let stages = kind.patterns.iter().map(|pattern| Stage::new(pattern));
-        Ok(Pretokenizer {
-            stages: stages.collect::<std::result::Result<_, _>>()?,
-        })
+    fn new(patterns: &[&str]) -> std::result::Result<Self, Box<BuildError>> {
+        let stages = patterns.iter().map(|pattern| Stage::new(pattern));
+        Ok(Pretokenizer { stages: stages.collect::<std::result::Result<_, _>>()? })
     }
 
     /// Calls `word` with each word of `text` in order.
@@ -169,9 +157,7 @@ impl Stage {
             Some(words) => builder.build_many(&[words, r"\s+"]),
             None => builder.build(pattern),
         };
-        Ok(Stage {
-            regex: regex.map_err(Box::new)?,
-        })
+        Ok(Stage { regex: regex.map_err(Box::new)? })
     }
 
     /// Calls `part` with each match and each stretch between matches.
@@ -209,9 +195,8 @@ mod tests {
     fn words<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
         let kind = KINDS.iter().find(|kind| kind.names.contains(&name)).unwrap();
         let mut words = Vec::new();
-        Pretokenizer::new(kind)
-            .unwrap()
-            .split(text, |word| words.push(word));
+        let compiled = kind.compiled.get_or_init(|| Pretokenizer::new(kind.patterns).unwrap());
+        compiled.split(text, |word| words.push(word));
         words
     }
 
@@ -244,29 +229,17 @@ mod tests {
     fn wide_spaces_are_spaces() {
         assert_eq!(words("qwen2", "\u{3000}\u{3000}1"), ["\u{3000}", "\u{3000}", "1"]);
         // Digits are cut off before, so nothing follows.
-        assert_eq!(
-            words("deepseek-v3", "\u{3000}\u{3000}1"),
-            ["\u{3000}\u{3000}", "1"]
-        );
+        assert_eq!(words("deepseek-v3", "\u{3000}\u{3000}1"), ["\u{3000}\u{3000}", "1"]);
     }
 
     #[test]
     fn deepseek_v3_cuts_digits_and_chinese_first() {
         let name = "deepseek-v3";
         assert_eq!(words(name, "abc1234def"), ["abc", "123", "4", "def"]);
-        assert_eq!(
-            words(name, "x今天y カタ・カナ"),
-            ["x", "今天", "y", " ", "カタ", "・", "カナ"]
-        );
-        assert_eq!(
-            words(name, "a.b (c) e\u{301}t"),
-            ["a", ".b", " (", "c", ")", " e\u{301}t"]
-        );
+        assert_eq!(words(name, "x今天y カタ・カナ"), ["x", "今天", "y", " ", "カタ", "・", "カナ"]);
+        assert_eq!(words(name, "a.b (c) e\u{301}t"), ["a", ".b", " (", "c", ")", " e\u{301}t"]);
         // What no part of a pattern matches is a word, too.
-        assert_eq!(
-            words(name, "a\u{0}\u{0}b\u{0}"),
-            ["a", "\u{0}", "\u{0}b", "\u{0}"]
-        );
+        assert_eq!(words(name, "a\u{0}\u{0}b\u{0}"), ["a", "\u{0}", "\u{0}b", "\u{0}"]);
     }
 
     #[test]
@@ -275,10 +248,7 @@ mod tests {
             words("deepseek-llm", "Hi there,\n\nyou  "),
             ["Hi", " there", ",", "\n", "\n", "you", "  "]
         );
-        assert_eq!(
-            words("deepseek-llm", "n=12345 今天ab"),
-            ["n", "=", "12345", " ", "今天", "ab"]
-        );
+        assert_eq!(words("deepseek-llm", "n=12345 今天ab"), ["n", "=", "12345", " ", "今天", "ab"]);
         assert_eq!(
             words("deepseek-coder", "if (x1 != 22) {\r\n"),
             ["if", " (", "x", "1", " !", "= ", "2", "2", ")", " {", "\r", "\n"]
@@ -288,7 +258,7 @@ mod tests {
     proptest! {
         #[test]
         fn words_are_the_text_and_never_empty(text: String, spaces in "[ \n\ta1'{今]{0,20}") {
-            for kind in KINDS {
+            for kind in &KINDS {
                 for text in [&text, &spaces] {
                     let words = words(kind.names[0], text);
                     prop_assert!(words.iter().all(|word| !word.is_empty()));

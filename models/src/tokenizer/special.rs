@@ -64,12 +64,7 @@ impl Matcher {
             while let Some(s) = shorter.filter(|&s| !text.starts_with(&tokens[s as usize].text)) {
                 shorter = tokens[s as usize].shorter;
             }
-            tokens.push(Special {
-                id,
-                text,
-                order: order[i],
-                shorter,
-            });
+            tokens.push(Special { id, text, order: order[i], shorter });
         }
         let first = |byte: usize| tokens.partition_point(|t| usize::from(t.text[0]) < byte) as u32;
         let by_first = Box::new(std::array::from_fn(|byte| first(byte)..first(byte + 1)));
@@ -100,6 +95,12 @@ impl Matcher {
         found
     }
 
+    /// The longest token of at most `room` bytes that token `i` begins with.
+    fn shorter(&self, i: u32, room: usize) -> Option<u32> {
+        let chain = std::iter::successors(Some(i), |&i| self.tokens[i as usize].shorter);
+        chain.into_iter().find(|&i| self.tokens[i as usize].text.len() <= room)
+    }
+
     /// The tokens in `text`, by where they start, none overlapping: start, end and id.
     fn find(&self, text: &[u8]) -> BTreeMap<usize, (usize, TokenId)> {
         let mut queue: Vec<Reverse<(u32, usize, u32)>> = Vec::new();
@@ -114,13 +115,15 @@ impl Matcher {
         let mut queue = BinaryHeap::from(queue);
         let mut taken: BTreeMap<usize, (usize, TokenId)> = BTreeMap::new();
         while let Some(Reverse((_, at, i))) = queue.pop() {
+            if taken.range(..=at).next_back().is_some_and(|(_, &(end, _))| end > at) {
+                // The position itself is taken, so nothing can start there any more.
+                continue;
+            }
             let token = &self.tokens[i as usize];
             let end = at + token.text.len();
-            let before = taken.range(..end).next_back();
-            if before.is_none_or(|(_, &(end_before, _))| end_before <= at) {
-                taken.insert(at, (end, token.id));
-            } else if let Some(shorter) = token.shorter {
-                queue.push(entry(shorter, at));
+            match taken.range(at..end).next() {
+                None => _ = taken.insert(at, (end, token.id)),
+                Some((&next, _)) => queue.extend(self.shorter(i, next - at).map(|i| entry(i, at))),
             }
         }
         taken
@@ -176,10 +179,7 @@ mod tests {
     #[test]
     fn tokens_are_cut_out() {
         let texts = ["<think>", "</think>", "<t>"];
-        assert_eq!(
-            partition(&texts, "a<think>b</think><t>"),
-            "a[<think>]b[</think>][<t>]"
-        );
+        assert_eq!(partition(&texts, "a<think>b</think><t>"), "a[<think>]b[</think>][<t>]");
         assert_eq!(partition(&texts, "<<think<think>"), "<<think[<think>]");
         assert_eq!(partition(&texts, ""), "");
         assert_eq!(partition(&[], "<think>"), "<think>");
@@ -219,10 +219,7 @@ mod tests {
             };
             parts = parts.into_iter().flat_map(cut).collect();
         }
-        parts
-            .into_iter()
-            .map(|part| part.unwrap_or_else(|text| text))
-            .collect()
+        parts.into_iter().map(|part| part.unwrap_or_else(|text| text)).collect()
     }
 
     proptest! {

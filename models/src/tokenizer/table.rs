@@ -73,10 +73,7 @@ impl TextTable {
     /// Space for the ids `0..n`, none of them in the table yet.
     pub fn with_capacity(n: usize) -> Self {
         let size = (n + n / 3 + 1).next_power_of_two();
-        TextTable {
-            seed: Seed::random(),
-            slots: vec![(0, EMPTY); size],
-        }
+        TextTable { seed: Seed::random(), slots: vec![(0, EMPTY); size] }
     }
 
     /// The slot where `text`, whose hash is `hash`, is or would be, and the half to compare.

@@ -67,10 +67,7 @@ struct Pieces {
 
 impl Pieces {
     fn with_capacity(n: usize, bytes: usize) -> Self {
-        Pieces {
-            bytes: Vec::with_capacity(bytes),
-            ends: Vec::with_capacity(n),
-        }
+        Pieces { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(n) }
     }
 
     /// Ends the piece that was appended to `bytes`. A file's strings together are shorter than 4 GiB.
@@ -116,10 +113,8 @@ impl Vocab {
                 TokenKind::Byte => match byte(text) {
                     Some(byte) => pieces.bytes.push(byte),
                     None => {
-                        let what = format!(
-                            "token {id} is {}, which names no byte (<0x00> to <0xFF>)",
-                            Quoted(text)
-                        );
+                        let what =
+                            format!("token {id} is {}, which names no byte (<0x00> to <0xFF>)", Quoted(text));
                         return Err(md.invalid(TOKENS, what));
                     }
                 },
@@ -127,13 +122,7 @@ impl Vocab {
             }
             pieces.end();
         }
-        Ok(Vocab {
-            texts,
-            pieces,
-            kinds,
-            by_text,
-            duplicates,
-        })
+        Ok(Vocab { texts, pieces, kinds, by_text, duplicates })
     }
 
     pub fn len(&self) -> usize {
@@ -193,10 +182,7 @@ fn kinds(md: &Metadata, n: usize) -> Result<Vec<TokenKind>> {
     }
     let kind = |(id, &code): (usize, &i32)| {
         TokenKind::from_code(code).ok_or_else(|| {
-            md.invalid(
-                TOKEN_TYPE,
-                format!("element {id} is {code}, which is no type of token"),
-            )
+            md.invalid(TOKEN_TYPE, format!("element {id} is {code}, which is no type of token"))
         })
     };
     codes.iter().enumerate().map(kind).collect()
@@ -220,16 +206,7 @@ mod tests {
     fn byte_tokens_are_two_hex_digits() {
         assert_eq!(byte(b"<0x00>"), Some(0));
         assert_eq!(byte(b"<0xfF>"), Some(255));
-        for bad in [
-            &b"<0x-1>"[..],
-            b"<0x+1>",
-            b"<0x1>",
-            b"<0x100>",
-            b"<0x1G>",
-            b"0x10",
-            b"<0x>",
-            b"",
-        ] {
+        for bad in [&b"<0x-1>"[..], b"<0x+1>", b"<0x1>", b"<0x100>", b"<0x1G>", b"0x10", b"<0x>", b""] {
             assert_eq!(byte(bad), None);
         }
     }

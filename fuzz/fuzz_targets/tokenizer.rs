@@ -1,0 +1,15 @@
+//! Makes a vocabulary and a text of any bytes: what is sound gives every text back, what is not ends
+//! in one line or in nothing worse.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../models/tests/common/mod.rs"]
+mod common;
+#[path = "../../models/tests/common/exercise.rs"]
+mod exercise;
+
+use common::{Small, spell};
+
+fuzz_target!(|data: &[u8]| exercise::make_and_use(data));
