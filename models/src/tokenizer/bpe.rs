@@ -167,9 +167,10 @@ impl Bpe {
             }
             join(symbols, at);
             let prev = symbols[at as usize].prev;
-            queue.extend(self.pair_up(symbols, at).map(Reverse));
-            if prev != NONE {
-                queue.extend(self.pair_up(symbols, prev).map(Reverse));
+            for at in [at, prev].into_iter().filter(|&at| at != NONE) {
+                if let Some(entry) = self.pair_up(symbols, at) {
+                    queue.push(Reverse(entry));
+                }
             }
         }
         scratch.queue = queue;

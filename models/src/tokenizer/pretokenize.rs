@@ -68,6 +68,10 @@ const LLM_LETTERS: &str = concat!(
 );
 
 /// ASCII from `!` to `~` without digits, its full-width twin, typographic quotes, `　、。`.
+///
+/// The wide space U+3000 is a sign here, and U+2000 to U+200A are in [`LLM_CJK`]. llama.cpp takes all
+/// white space outside ASCII for a tab before it matches, so its words differ where one of these
+/// stands beside other white space.
 const LLM_SIGNS: &str = r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+";
 
 /// Bytes that an automaton's states may take per thread. An automaton that runs out of room for them
