@@ -33,7 +33,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn text_comes_back(text in text(), parse_special: bool) {
@@ -90,21 +90,15 @@ fn a_megabyte_of_anything() {
         " ",
         "\n",
         "a",
-        "ab",
         "0",
         "😀",
-        "好",
         "e\u{301}",
         "\0",
         "<",
-        "'",
         " \n",
-        "  a",
         "\u{3000} ",
-        "<think>",
         "<｜end▁of▁sentence｜",
         "[PAD15",
-        "Ā",
     ];
     let mixed: String = (0..SIZE).map(|i| char::from(b'a' + (i * i % 26) as u8)).collect();
     let texts = units.iter().map(|unit| unit.repeat(SIZE / unit.len())).chain([mixed]);
