@@ -19,6 +19,8 @@
 //! Where the instruction takes unsigned bytes times signed ones ([`Simd::BIASED`]), a panel of signed
 //! integers holds them plus 128, and the sums start at −128 · Σ x. No step saturates.
 
+use std::mem::MaybeUninit;
+
 use super::matvec::{Args, Padded, STEP, Weights};
 use super::simd::{Kernel, Simd};
 use crate::act::SUM;
@@ -26,8 +28,11 @@ use crate::act::SUM;
 /// Rows of a panel.
 const ROWS: usize = 16;
 
-/// Activations that should stay in the second-level cache, in bytes.
-const CACHED: usize = 1 << 20;
+/// Activation rows that share an unpacking, and bytes of theirs that should stay in the second-level cache: one
+/// page of each row.
+const TOKENS: usize = 256;
+/// See [`TOKENS`].
+const CACHED: usize = 4096 * TOKENS;
 
 /// 256 elements of 16 rows.
 #[derive(Clone, Copy)]
@@ -51,29 +56,40 @@ pub(super) fn gemm<S: Simd, W: Weights<S>>(s: S, w: W, sub: usize, args: &Args<'
 /// The product in tiles of `V` panels.
 fn tiles<S: Simd, W: Weights<S>, const V: usize>(s: S, w: W, sub: usize, args: &Args<'_>) {
     let steps = args.x.k.div_ceil(STEP);
-    let pass = (CACHED / STEP / args.x.rows.max(1)).max(1);
     let mut panels = [Panel::ZERO; V];
-    for begin in (0..steps).step_by(pass) {
-        for row in (0..args.n_w).step_by(V * ROWS) {
-            for step in begin..steps.min(begin + pass) {
-                for (v, panel) in panels.iter_mut().enumerate() {
-                    let first = row + v * ROWS;
-                    if first < args.n_w {
-                        s.vectorize(Build { w, args, first, step, panel });
+    for first in (0..args.x.rows).step_by(TOKENS) {
+        let args = Args {
+            x: args.x.slice(first, TOKENS.min(args.x.rows - first)),
+            y: args.y.wrapping_add(first * args.y_stride),
+            ..*args
+        };
+        let pass = (CACHED / STEP / args.x.rows).max(1);
+        for begin in (0..steps).step_by(pass) {
+            for row in (0..args.n_w).step_by(V * ROWS) {
+                for step in begin..steps.min(begin + pass) {
+                    for (v, panel) in panels.iter_mut().enumerate() {
+                        let first = row + v * ROWS;
+                        if first < args.n_w {
+                            s.vectorize(Build { w, args: &args, first, step, panel });
+                        }
                     }
-                }
-                let tile = Tile { args, panels: &panels, row, step };
-                match (sub, W::MIN, W::ACT) {
-                    (16, false, 32) => s.vectorize(Sweep::<V, 16, false, 32>(tile)),
-                    (16, false, _) => s.vectorize(Sweep::<V, 16, false, 256>(tile)),
-                    (16, true, _) => s.vectorize(Sweep::<V, 16, true, 256>(tile)),
-                    (_, false, 32) => s.vectorize(Sweep::<V, 32, false, 32>(tile)),
-                    (_, false, _) => s.vectorize(Sweep::<V, 32, false, 256>(tile)),
-                    (_, true, 32) => s.vectorize(Sweep::<V, 32, true, 32>(tile)),
-                    (_, true, _) => s.vectorize(Sweep::<V, 32, true, 256>(tile)),
+                    sweep::<S, W, V>(s, sub, Tile { args: &args, panels: &panels, row, step });
                 }
             }
         }
+    }
+}
+
+/// One step of a tile, with the constants that fit the format.
+fn sweep<S: Simd, W: Weights<S>, const V: usize>(s: S, sub: usize, tile: Tile<'_, V>) {
+    match (sub, W::MIN, W::ACT) {
+        (16, false, 32) => s.vectorize(Sweep::<V, 16, false, 32>(tile)),
+        (16, false, _) => s.vectorize(Sweep::<V, 16, false, 256>(tile)),
+        (16, true, _) => s.vectorize(Sweep::<V, 16, true, 256>(tile)),
+        (_, false, 32) => s.vectorize(Sweep::<V, 32, false, 32>(tile)),
+        (_, false, _) => s.vectorize(Sweep::<V, 32, false, 256>(tile)),
+        (_, true, 32) => s.vectorize(Sweep::<V, 32, true, 32>(tile)),
+        (_, true, _) => s.vectorize(Sweep::<V, 32, true, 256>(tile)),
     }
 }
 
@@ -174,42 +190,50 @@ impl<const V: usize, const SUB: usize, const MIN: bool, const ACT: usize> Sweep<
         let x = &a.x;
         let n = T.min(x.rows - first);
         let at = step * STEP;
-        let mut padded = [Padded::ZERO; T];
-        let (mut qs, mut d, mut sums) = ([x.qs.as_ptr(); T], [x.d.as_ptr(); T], [x.sums.as_ptr(); T]);
+        // Written only for the last step of rows that are no whole number of steps.
+        let mut padded = MaybeUninit::<[Padded; T]>::uninit();
+        let mut inputs = [Inputs { qs: x.qs.as_ptr(), d: x.d.as_ptr(), sums: x.sums.as_ptr() }; T];
         for t in 0..T {
             let token = first + t.min(n - 1);
-            if ACT < STEP && at + STEP > x.k {
-                padded[t] = Padded::last(x, token);
-                (qs[t], d[t], sums[t]) =
-                    (padded[t].qs.as_ptr(), padded[t].d.as_ptr(), padded[t].sums.as_ptr());
+            inputs[t] = if ACT < STEP && at + STEP > x.k {
+                let p = padded.as_mut_ptr().cast::<Padded>().wrapping_add(t);
+                // SAFETY: t < T.
+                let p = unsafe {
+                    p.write(Padded::last(x, token));
+                    &*p
+                };
+                Inputs { qs: p.qs.as_ptr(), d: p.d.as_ptr(), sums: p.sums.as_ptr() }
             } else {
-                let at = token * x.k + at;
-                (qs[t], d[t], sums[t]) =
-                    (qs[t].wrapping_add(at), d[t].wrapping_add(at / ACT), sums[t].wrapping_add(at / SUM));
+                inputs[t].offset(token * x.k + at, ACT)
+            };
+        }
+        // The rows after these: lines that far apart are not foreseen.
+        for t in 0..T {
+            let next = x.qs.as_ptr().wrapping_add((first + T + t) * x.k + at);
+            for line in 0..STEP / 64 {
+                s.prefetch(next.wrapping_add(64 * line).cast());
             }
         }
-        // SAFETY: the pointers lead to 256 activations, 8 scales or 1, and 16 sums; lanes that are stored are results.
+        // SAFETY: the pointers lead to a step's activations; lanes that are stored are results.
         unsafe {
-            let total = step_of::<S, V, SUB, MIN, ACT, T>(s, panels, qs, d, sums);
-            for t in 0..n {
-                for v in 0..V {
-                    let r = row + v * ROWS;
-                    if r >= a.n_w {
-                        break;
+            let total = step_of::<S, V, SUB, MIN, ACT, T>(s, panels, &inputs);
+            let y = a.y.add(first * a.y_stride + row);
+            if n == T && row + V * ROWS <= a.n_w {
+                for t in 0..T {
+                    for v in 0..V {
+                        let y = y.add(t * a.y_stride + v * ROWS);
+                        let before = if step == 0 { s.splat(0.0) } else { s.load(y) };
+                        s.store(y, add_step::<S, ACT>(s, before, total[t][v], inputs[t].d));
                     }
-                    let lanes = ROWS.min(a.n_w - r);
-                    let y = a.y.add((first + t) * a.y_stride + r);
-                    let before = match (step, lanes) {
-                        (0, _) => s.splat(0.0),
-                        (_, ROWS) => s.load(y),
-                        _ => s.load_first(y, lanes),
-                    };
-                    let sum = if ACT == STEP {
-                        s.fma(total[t][v], s.splat(d[t].read()), before)
-                    } else {
-                        s.add(before, total[t][v])
-                    };
-                    if lanes == ROWS { s.store(y, sum) } else { s.store_first(y, lanes, sum) }
+                }
+            } else {
+                for t in 0..n {
+                    for v in 0..V {
+                        let lanes = ROWS.min(a.n_w.saturating_sub(row + v * ROWS));
+                        let y = y.wrapping_add(t * a.y_stride + v * ROWS);
+                        let before = if step == 0 { s.splat(0.0) } else { s.load_first(y, lanes) };
+                        s.store_first(y, lanes, add_step::<S, ACT>(s, before, total[t][v], inputs[t].d));
+                    }
                 }
             }
         }
@@ -217,11 +241,45 @@ impl<const V: usize, const SUB: usize, const MIN: bool, const ACT: usize> Sweep<
     }
 }
 
-/// The sums of one step for `T` activation rows and `V` panels, without the activations' scale if one
-/// belongs to the whole step.
+/// `before` + a step's sum, times the activations' scale `d` if it is one for the whole step.
 ///
 /// # Safety
-/// `qs` are valid for reads of 256 bytes within ±127, `sums` of 16 words, `d` of 8 numbers if `ACT` is 32.
+/// `d` is valid for reads.
+#[inline(always)]
+unsafe fn add_step<S: Simd, const ACT: usize>(s: S, before: S::F, total: S::F, d: *const f32) -> S::F {
+    if ACT == STEP {
+        // SAFETY: the caller's promise.
+        s.fma(total, s.splat(unsafe { d.read() }), before)
+    } else {
+        s.add(before, total)
+    }
+}
+
+/// A step of an activation row: 256 bytes within ±127, 8 scales or 1, 16 sums.
+#[derive(Clone, Copy)]
+struct Inputs {
+    qs: *const i8,
+    d: *const f32,
+    sums: *const i16,
+}
+
+impl Inputs {
+    /// `n` elements further on, a multiple of `act`, which share a scale.
+    #[inline(always)]
+    fn offset(self, n: usize, act: usize) -> Inputs {
+        Inputs {
+            qs: self.qs.wrapping_add(n),
+            d: self.d.wrapping_add(n / act),
+            sums: self.sums.wrapping_add(n / SUM),
+        }
+    }
+}
+
+/// The sums of one step for `T` activation rows and `V` panels, without the activations' scale if it is
+/// one for the whole step.
+///
+/// # Safety
+/// `inputs` are valid for reads.
 #[inline(always)]
 unsafe fn step_of<
     S: Simd,
@@ -233,38 +291,38 @@ unsafe fn step_of<
 >(
     s: S,
     panels: &[Panel; V],
-    qs: [*const i8; T],
-    d: [*const f32; T],
-    sums: [*const i16; T],
+    inputs: &[Inputs; T],
 ) -> [[S::F; V]; T] {
-    // SAFETY: sub-blocks lie within the step.
+    // Of each 16 activations, or each 32 twice: what minimums multiply (f32), or where biased sums start (i32).
+    let mut sums = MaybeUninit::<[[u32; STEP / SUM]; T]>::uninit();
+    let sums = sums.as_mut_ptr().cast::<[u32; STEP / SUM]>();
+    // SAFETY: sub-blocks lie within the step; `sums` is written before it is read.
     unsafe {
-        // The sums of activations of each sub-block, twice for sub-blocks of 32: what minimums multiply,
-        // or where biased sums start.
-        let mut factor = [[0f32; STEP / SUM]; T];
-        let mut start = [[0i32; STEP / SUM]; T];
         for t in 0..T {
+            let v = s.load_sums(inputs[t].sums, SUB == 32);
             if MIN {
-                s.store(factor[t].as_mut_ptr(), s.to_f32(s.load_sums(sums[t], SUB == 32)));
+                let v = s.to_f32(v);
+                let v = if ACT == STEP { v } else { s.mul(v, s.load_dup8(inputs[t].d)) };
+                s.store(sums.add(t).cast(), v);
             } else if S::BIASED {
-                s.store_i(start[t].as_mut_ptr(), s.times_minus_128(s.load_sums(sums[t], SUB == 32)));
+                s.store_i(sums.add(t).cast(), s.times_minus_128(v));
             }
         }
         let mut total = [[s.splat(0.0); V]; T];
-        for sub in 0..STEP / SUB {
+        for sub in (0..STEP).step_by(SUB) {
             let mut acc = [[s.zero_i(); V]; T];
             if !MIN && S::BIASED {
                 for t in 0..T {
-                    acc[t] = [s.splat_i(start[t].as_ptr().add(sub * SUB / SUM)); V];
+                    acc[t] = [s.splat_i(sums.add(t).cast::<i32>().add(sub / SUM)); V];
                 }
             }
-            for group in sub * SUB / 4..(sub + 1) * SUB / 4 {
+            for at in (sub..sub + SUB).step_by(4) {
                 let mut w = [s.zero_q(); V];
                 for v in 0..V {
-                    w[v] = s.load_q(panels[v].q.as_ptr().add(64 * group));
+                    w[v] = s.load_q(panels[v].q.as_ptr().add(ROWS * at));
                 }
                 for t in 0..T {
-                    let x = s.splat_q(qs[t].add(4 * group));
+                    let x = s.splat_q(inputs[t].qs.add(at));
                     for v in 0..V {
                         acc[t][v] = if MIN || S::BIASED {
                             s.mac_unsigned(acc[t][v], w[v], x)
@@ -274,24 +332,20 @@ unsafe fn step_of<
                     }
                 }
             }
-            let at = sub * SUB / SUM * ROWS;
             for v in 0..V {
-                let scale = s.load(panels[v].scale.as_ptr().add(at));
-                let min = if MIN { s.load(panels[v].min.as_ptr().add(at)) } else { s.splat(0.0) };
+                let scale = s.load(panels[v].scale.as_ptr().add(sub / SUM * ROWS));
                 for t in 0..T {
-                    let sum = s.to_f32(acc[t][v]);
-                    let sums = factor[t][sub * SUB / SUM];
-                    if ACT == STEP {
-                        total[t][v] = s.fma(sum, scale, total[t][v]);
-                        if MIN {
-                            total[t][v] = s.fma(min, s.splat(sums), total[t][v]);
-                        }
-                    } else {
-                        let d = *d[t].add(sub * SUB / 32);
-                        total[t][v] = s.fma(sum, s.mul(scale, s.splat(d)), total[t][v]);
-                        if MIN {
-                            total[t][v] = s.fma(min, s.splat(sums * d), total[t][v]);
-                        }
+                    let scale = match ACT {
+                        STEP => scale,
+                        _ => s.mul(scale, s.splat(*inputs[t].d.add(sub / 32))),
+                    };
+                    total[t][v] = s.fma(s.to_f32(acc[t][v]), scale, total[t][v]);
+                }
+                if MIN {
+                    let min = s.load(panels[v].min.as_ptr().add(sub / SUM * ROWS));
+                    for t in 0..T {
+                        let sum = s.splat(*sums.add(t).cast::<f32>().add(sub / SUM));
+                        total[t][v] = s.fma(min, sum, total[t][v]);
                     }
                 }
             }

@@ -221,3 +221,39 @@ proptest! {
         }
     }
 }
+
+/// More rows than are unpacked for at once, and several steps.
+#[test]
+fn long_prompts_are_as_short_ones() {
+    let format = GgmlType::Q4_K.format();
+    let (k, n_w, rows) = (1024, 40, 300);
+    let mut rng = Random(1);
+    let w = Weights::random(&mut rng, format, k, n_w, 1, 0);
+    let x = Activations::random(&mut rng, k, rows, 256);
+    for kernels in available() {
+        let run = |x: Q8Rows<'_>| {
+            let mut y = vec![f32::NAN; x.rows * n_w];
+            // SAFETY: y has room for x.rows rows of n_w.
+            unsafe { kernels.gemm_q8(format.ty, w.bytes(), w.row_bytes, n_w, x, y.as_mut_ptr(), n_w) };
+            y
+        };
+        let all = run(x.view());
+        for t in (0..rows).step_by(13) {
+            assert_eq!(bits(&run(x.view().row(t))), bits(&all[t * n_w..][..n_w]), "{kernels:?}: row {t}");
+        }
+    }
+}
+
+#[test]
+fn instruction_sets_are_chosen_by_name() {
+    let best = available().last().unwrap();
+    assert_eq!(select("scalar").unwrap().isa(), Isa::Scalar);
+    assert_eq!(select(best.isa().name()).unwrap().isa(), best.isa());
+    let known: Vec<_> = available().map(|k| k.isa().name()).collect();
+    let unknown = select("mmx").unwrap_err().to_string();
+    assert_eq!(unknown, format!("unknown instruction set \"mmx\"; known here: {}", known.join(", ")));
+    // No machine has both.
+    let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+    let unavailable = select(foreign).unwrap_err().to_string();
+    assert_eq!(unavailable, format!("this machine has no {foreign}; it can run {}", known.join(", ")));
+}
