@@ -237,7 +237,7 @@ fn special_tokens_that_begin_with_each_other() {
     let mut small = Small::new("qwen2");
     let ids: Vec<u32> = (1..=200).map(|n| small.token(&"x".repeat(n), 4)).collect();
     let tokenizer = Tokenizer::from_gguf(&small.metadata()).unwrap();
-    let encoded = tokenizer.encode(&"x".repeat(200 * 500 + 7), ALL);
-    assert_eq!(encoded[..500], vec![ids[199]; 500]);
-    assert_eq!(encoded[500..], [ids[6]]);
+    let encoded = tokenizer.encode(&"x".repeat(200 * 100 + 7), ALL);
+    assert_eq!(encoded[..100], vec![ids[199]; 100]);
+    assert_eq!(encoded[100..], [ids[6]]);
 }

@@ -38,7 +38,7 @@ const NAME: &str = "chat_template";
 /// Longest template, in bytes. Those of real models have a few thousand.
 const MAX_SOURCE: usize = 1 << 20;
 /// Steps for any conversation, and more for each message. Templates take some hundred per message.
-const STEPS: (u64, u64) = (1_000_000, 20_000);
+const STEPS: (u64, u64) = (200_000, 10_000);
 /// Bytes of output for any conversation, and more for each byte of it.
 const OUTPUT: (usize, usize) = (1 << 20, 8);
 /// Nested calls, loops and blocks.
