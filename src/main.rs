@@ -1,3 +1,49 @@
-//! The terminal of fathom.
+//! The terminal of fathom: arguments, chat, progress, output.
 
-fn main() {}
+mod chat;
+mod cli;
+mod commands;
+mod failure;
+mod input;
+mod mode;
+mod model;
+mod output;
+mod size;
+mod streams;
+mod term;
+
+use std::process::ExitCode;
+
+use cli::args::ColorArg;
+use cli::parse::{self, Parsed};
+use failure::{Outcome, Result};
+use term::color::Colors;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(outcome) => outcome.code(),
+        Err(failure) => {
+            term::log::failure(&failure);
+            failure.code()
+        }
+    }
+}
+
+fn run() -> Result<Outcome> {
+    let parsed = parse::parse(std::env::args_os().skip(1), |name| std::env::var_os(name));
+    let cli = match parsed {
+        Ok(Parsed::Run(cli)) => cli,
+        Ok(Parsed::Print(text)) => {
+            streams::print(&text)?;
+            return Ok(Outcome::Done);
+        }
+        Err(failure) => {
+            term::log::install(Colors::new(ColorArg::Auto), 0, false);
+            return Err(failure);
+        }
+    };
+    let colors = Colors::new(cli.global.color);
+    term::log::install(colors, cli.global.verbose, cli.global.quiet);
+    term::interrupt::install();
+    commands::dispatch(*cli, colors)
+}

@@ -1,0 +1,346 @@
+//! The arguments as they are typed, nothing decided yet. Help, completions and the manual are made
+//! from these definitions.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// Talks to a language model of the DeepSeek-R1 family on this machine
+#[derive(Debug, Parser)]
+#[command(name = "fathom", version, after_help = AFTER_HELP)]
+#[command(override_usage = "fathom [COMMAND] [OPTIONS] [MODEL] [PROMPT]...")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: GlobalArgs,
+}
+
+const AFTER_HELP: &str = "\
+Without a command, 'run' is meant: fathom -m model.gguf \"Why is the sky blue?\"
+'fathom help COMMAND' lists its options. They can also be set in the environment:
+FATHOM_THREADS=4 is --threads 4.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer a prompt, or chat if there is none
+    Run(Box<RunArgs>),
+    /// Chat, also with a prompt or a script of lines on standard input
+    Chat(Box<RunArgs>),
+    /// Say what a model file is and the memory it takes
+    Show(ShowArgs),
+    /// Print the tokens of a text
+    Tokenize(TokenizeArgs),
+    /// Write the logits at every position of a text to a file
+    Logits(LogitsArgs),
+    /// Measure how well a model predicts a text, or how two models differ
+    Perplexity(PerplexityArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Shell to complete for
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual as a man page
+    Man {
+        /// Command whose page it should be; fathom's own without
+        command: Option<String>,
+    },
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
+    /// Say more on standard error; twice for debugging
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing on standard error but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// When to use colors
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    #[arg(help = "When to use colors: auto, always, never")]
+    pub color: ColorArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorArg {
+    Auto,
+    Always,
+    Never,
+}
+
+/// What `run` and `chat` take.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Model, if it is not given by -m, then the prompt; '-' is standard input
+    #[arg(value_name = "MODEL] [PROMPT", help_heading = "Prompt")]
+    pub words: Vec<OsString>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    #[command(flatten)]
+    pub generation: GenerationArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub display: DisplayArgs,
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Model: a GGUF file, or the name of one in $FATHOM_MODELS
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<OsString>,
+}
+
+/// What to answer.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
+pub struct PromptArgs {
+    /// Prompt
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Answer a conversation: a JSON array of {"role", "content"}
+    #[arg(long, value_name = "FILE")]
+    pub messages: Option<PathBuf>,
+    /// Continue these tokens: a JSON array of ids; implies --raw
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// Continue the text as it is, without the chat template (-no-cnv)
+    #[arg(long, alias = "no-conversation")]
+    pub raw: bool,
+    /// Leave standard input alone, though it is a pipe or a file
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Chat for one turn, then exit (-st)
+    #[arg(long)]
+    pub single_turn: bool,
+}
+
+/// What is generated.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Generation")]
+pub struct GenerationArgs {
+    /// System prompt (-sys)
+    #[arg(long, value_name = "TEXT", alias = "system", allow_hyphen_values = true)]
+    pub system_prompt: Option<String>,
+    /// Most tokens to generate; -1 is no limit
+    #[arg(short, long, value_name = "N", default_value = "-1", aliases = ["predict", "max-tokens"], allow_negative_numbers = true)]
+    pub n_predict: i64,
+    /// Seed of the random numbers; -1 is a new one each time
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    pub seed: Option<i64>,
+    /// Temperature; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", alias = "temperature")]
+    pub temp: Option<f32>,
+    /// Choose among the K likeliest tokens; 0 is all
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    pub top_k: Option<i64>,
+    /// Choose among the likeliest tokens that have this share together
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Choose among tokens at least this likely, relative to the likeliest
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Divide the logits of tokens that came before; 1 is off
+    #[arg(long, value_name = "R")]
+    pub repeat_penalty: Option<f32>,
+    /// How many tokens back penalties look; -1 is all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub repeat_last_n: Option<i64>,
+    /// Lower the logits of tokens that came before
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+    /// Lower the logits of tokens for each time they came before
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+    /// Go on when the model says that it is done
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+/// How it is computed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Computation")]
+pub struct EngineArgs {
+    /// Tokens of context; 0 is all that the model allows [default: what fits]
+    #[arg(short, long, value_name = "N")]
+    pub ctx_size: Option<usize>,
+    /// Threads [default: one per core]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    pub threads: Option<i64>,
+    /// Threads, where --threads is not given (-tb)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub threads_batch: Option<i64>,
+    /// Tokens of the prompt to compute at once, at most
+    #[arg(short, long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// The same; the smaller counts (-ub) [default: 512]
+    #[arg(long, value_name = "N")]
+    pub ubatch_size: Option<usize>,
+    /// Format of keys in the cache: f32, f16, q8_0 (-ctk)
+    #[arg(long, value_name = "TYPE")]
+    pub cache_type_k: Option<String>,
+    /// Format of values in the cache (-ctv)
+    #[arg(long, value_name = "TYPE")]
+    pub cache_type_v: Option<String>,
+    /// Form of DeepSeek's attention
+    #[arg(long, value_name = "FORM", default_value = "auto", hide_possible_values = true)]
+    #[arg(help = "Form of DeepSeek's attention: auto, absorbed, naive")]
+    pub mla: MlaArg,
+    /// Layers to place on a GPU
+    #[arg(long, value_name = "N", alias = "n-gpu-layers", allow_negative_numbers = true, hide = true)]
+    pub gpu_layers: Option<String>,
+    /// Keep experts in host memory
+    #[arg(long, hide = true)]
+    pub cpu_moe: bool,
+    /// Keep the experts of the first N layers in host memory
+    #[arg(long, value_name = "N", hide = true)]
+    pub n_cpu_moe: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MlaArg {
+    Auto,
+    Absorbed,
+    Naive,
+}
+
+/// What is shown.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct DisplayArgs {
+    /// What to do with the model's reasoning
+    #[arg(long, value_name = "HOW", hide_possible_values = true)]
+    #[arg(help = "What to do with reasoning: show, hide, raw (leave it in the answer)")]
+    pub think: Option<ThinkArg>,
+    /// Format of the answer
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
+    #[arg(help = "Format of the answer: text, json, jsonl")]
+    pub format: FormatArg,
+    /// Say how fast it was
+    #[arg(long)]
+    pub stats: bool,
+    /// Keep no history of what is typed
+    #[arg(long)]
+    pub no_history: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ThinkArg {
+    Show,
+    Hide,
+    Raw,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    Text,
+    Json,
+    Jsonl,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Model; the bundled one without
+    #[arg(value_name = "MODEL")]
+    pub name: Option<OsString>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// List the tensors too
+    #[arg(long, help_heading = "Output")]
+    pub tensors: bool,
+}
+
+/// A text to compute something of, and nothing to generate.
+#[derive(Debug, Args)]
+pub struct TextArgs {
+    /// Model, if it is not given by -m, then the text; '-' is standard input
+    #[arg(value_name = "MODEL] [TEXT", help_heading = "Text")]
+    pub words: Vec<OsString>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Read the text from a file
+    #[arg(short, long, value_name = "FILE", help_heading = "Text")]
+    pub file: Option<PathBuf>,
+    /// Take the text of special tokens, such as <think>, for the tokens
+    #[arg(long, help_heading = "Text")]
+    pub parse_special: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenizeArgs {
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// Put the tokens around the text that the model wants there
+    #[arg(long, help_heading = "Text")]
+    pub add_special: bool,
+    /// Print {"ids": […], "pieces": […]}
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// Take these tokens, nothing added: a JSON array of ids
+    #[arg(long, value_name = "FILE", help_heading = "Text")]
+    pub tokens: Option<PathBuf>,
+    /// Only the last N positions
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    pub last: Option<usize>,
+    /// File to write: safetensors with 'logits' [positions, n_vocab]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// Take these tokens, nothing added: a JSON array of ids
+    #[arg(long, value_name = "FILE", help_heading = "Text")]
+    pub tokens: Option<PathBuf>,
+    /// Which tokens count
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "half",
+        hide_possible_values = true,
+        help_heading = "Text"
+    )]
+    #[arg(
+        help = "Half of each window of -c tokens, all of it, or texts from their BOS on: half, all, documents"
+    )]
+    pub score: ScoreArg,
+    /// Compare with this model: Kullback-Leibler divergence from its probabilities
+    #[arg(long, value_name = "MODEL", help_heading = "Model")]
+    pub kl_base: Option<OsString>,
+    /// Print JSON, with the negative log-likelihood of each token
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScoreArg {
+    Half,
+    All,
+    Documents,
+}

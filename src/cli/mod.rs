@@ -1,0 +1,8 @@
+//! From what was typed to what is meant: raw arguments, then validated settings.
+
+pub mod args;
+pub mod environment;
+pub mod lookup;
+pub mod parse;
+pub mod rewrite;
+pub mod settings;

@@ -1,0 +1,158 @@
+//! Arguments as people type them, made ready for clap.
+//!
+//! llama.cpp has options of several letters behind one dash (`-ngl 99`), which clap would read as
+//! bundles of short flags. Those that fathom has are rewritten to their long names by exact match;
+//! any other is refused by name, so that `-fa` never becomes `-f a`.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::failure::{Failure, Result};
+
+/// The forms of llama.cpp and what they are called here.
+const LONG_NAMES: &[(&str, &str)] = &[
+    ("-ngl", "--gpu-layers"),
+    ("-cmoe", "--cpu-moe"),
+    ("-ncmoe", "--n-cpu-moe"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-sys", "--system-prompt"),
+    ("-tb", "--threads-batch"),
+    ("-ub", "--ubatch-size"),
+    ("-st", "--single-turn"),
+    ("-no-cnv", "--raw"),
+];
+
+/// Options whose value may be any text, so what follows them is left as it is.
+const FREE_TEXT: &[&str] = &["-p", "--prompt", "--system-prompt"];
+
+/// Options that may stand before the name of a command.
+const BEFORE_COMMAND: &[&str] = &["-v", "-vv", "-vvv", "--verbose", "-q", "--quiet"];
+
+/// Rewrites `args` (without the program's name). `commands` are the names of the commands; without
+/// one of them `run` is meant.
+pub fn rewrite(args: impl IntoIterator<Item = OsString>, commands: &[&str]) -> Result<Vec<OsString>> {
+    let mut out = Vec::new();
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            out.push(arg);
+            out.extend(args);
+            break;
+        }
+        let arg = match arg.to_str() {
+            Some(text) => long_name(text)?.map_or(arg, OsString::from),
+            None => arg,
+        };
+        let takes_text = FREE_TEXT.iter().any(|name| arg == *name);
+        out.push(arg);
+        if takes_text {
+            out.extend(args.next());
+        }
+    }
+    if !names_command(&out, commands) {
+        out.insert(0, "run".into());
+    }
+    Ok(out)
+}
+
+/// The long name for a form of llama.cpp; `None` for everything that clap understands.
+fn long_name(arg: &str) -> Result<Option<&'static str>> {
+    if let Some((_, long)) = LONG_NAMES.iter().find(|(short, _)| *short == arg) {
+        return Ok(Some(long));
+    }
+    let Some(letters) = arg.strip_prefix('-') else {
+        return Ok(None);
+    };
+    let mut chars = letters.chars();
+    let (Some(first), Some(second)) = (chars.next(), chars.next()) else {
+        return Ok(None);
+    };
+    // `--long`, `-1`, `-n128`, `-n-1`, `-n=1`, `-vv`, or text of several words, which clap reports.
+    let known = first == '-'
+        || !first.is_ascii_alphabetic()
+        || second.is_ascii_digit()
+        || matches!(second, '-' if !arg.starts_with("-no-"))
+        || second == '='
+        || letters.bytes().all(|b| b == b'v')
+        || letters.contains(char::is_whitespace);
+    if known {
+        return Ok(None);
+    }
+    Err(Failure::usage(
+        format!("there is no option '{arg}'"),
+        "names of several letters take two dashes; 'fathom help' lists them",
+    ))
+}
+
+/// Whether the arguments name a command, or ask for what stands above all commands.
+fn names_command(args: &[OsString], commands: &[&str]) -> bool {
+    let mut args = args.iter().map(OsString::as_os_str);
+    while let Some(arg) = args.next() {
+        if arg == "--color" {
+            args.next();
+        } else if !is_before_command(arg) {
+            let above = ["-h", "--help", "-V", "--version", "help"];
+            return commands.iter().chain(&above).any(|name| arg == *name);
+        }
+    }
+    false
+}
+
+fn is_before_command(arg: &OsStr) -> bool {
+    BEFORE_COMMAND.iter().any(|name| arg == *name)
+        || arg.to_str().is_some_and(|arg| arg.starts_with("--color="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(args: &[&str]) -> Vec<String> {
+        let args = args.iter().map(OsString::from);
+        let args = rewrite(args, &["run", "show"]).unwrap();
+        args.into_iter().map(|a| a.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn every_form_of_llama_cpp_becomes_its_long_name() {
+        for (short, long) in LONG_NAMES {
+            assert_eq!(rewritten(&["run", short, "1"])[1], *long);
+        }
+    }
+
+    #[test]
+    fn run_is_the_default_command() {
+        assert_eq!(rewritten(&[]), ["run"]);
+        assert_eq!(rewritten(&["-m", "x.gguf", "-p", "hi"]), ["run", "-m", "x.gguf", "-p", "hi"]);
+        assert_eq!(rewritten(&["hello"]), ["run", "hello"]);
+        assert_eq!(rewritten(&["show", "x"]), ["show", "x"]);
+        assert_eq!(rewritten(&["-q", "--color", "never", "show"]), ["-q", "--color", "never", "show"]);
+        assert_eq!(rewritten(&["--color=never", "-vv", "x"])[0], "run");
+        assert_eq!(rewritten(&["--help"]), ["--help"]);
+        assert_eq!(rewritten(&["-V"]), ["-V"]);
+        // A prompt that begins like a command needs -m, -p or the command before it.
+        assert_eq!(rewritten(&["-m", "x", "show"]), ["run", "-m", "x", "show"]);
+    }
+
+    #[test]
+    fn text_after_a_prompt_option_stays_as_it_is() {
+        assert_eq!(rewritten(&["run", "-p", "-st"]), ["run", "-p", "-st"]);
+        assert_eq!(rewritten(&["run", "-sys", "-ngl"]), ["run", "--system-prompt", "-ngl"]);
+        assert_eq!(rewritten(&["run", "--", "-ngl"]), ["run", "--", "-ngl"]);
+    }
+
+    #[test]
+    fn numbers_and_repeated_flags_pass() {
+        for arg in ["-1", "-n-1", "-n128", "-t=4", "-v", "-vvv", "-", "--raw", "-5 + 3", "word"] {
+            assert_eq!(rewritten(&["run", arg]), ["run", arg]);
+        }
+    }
+
+    #[test]
+    fn other_forms_of_several_letters_are_refused_by_name() {
+        for arg in ["-fa", "-hf", "-temp", "-mli", "-no-mmap", "-pHello"] {
+            let failure = rewrite(["run", arg].map(OsString::from), &["run"]).unwrap_err();
+            assert!(failure.message().unwrap().contains(arg));
+        }
+    }
+}

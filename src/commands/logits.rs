@@ -1,0 +1,212 @@
+//! `fathom logits`: what people compare engines with.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use models::Want;
+use models::tokenizer::{Encode, TokenId, Tokenizer};
+
+use crate::cli::args::{LogitsArgs, TextArgs};
+use crate::cli::settings::{self, Context, EngineSettings, Source};
+use crate::failure::{Failure, Outcome, Result};
+use crate::term::interrupt::Guard;
+use crate::term::progress::{Display, Progress};
+use crate::{input, model};
+
+/// What `logits` and `perplexity` compute on, before the model is loaded.
+pub enum Material {
+    Text(String),
+    Tokens(Vec<TokenId>),
+}
+
+impl Material {
+    /// Reads it, and says which model is meant.
+    ///
+    /// # Errors
+    /// If there is none, or both kinds.
+    pub fn read(text: &TextArgs, tokens: Option<&Path>) -> Result<(Source, Material)> {
+        let Some(path) = tokens else {
+            let (source, text) = super::text(text)?;
+            return Ok((source, Material::Text(text)));
+        };
+        let choice = settings::choose(&text.model, &text.words, super::env)?;
+        if !choice.words.is_empty() || choice.stdin || text.file.is_some() {
+            return Err(Failure::usage("there are a text and --tokens", "leave one of them out"));
+        }
+        Ok((choice.source, Material::Tokens(input::tokens(path)?)))
+    }
+
+    /// The tokens: those of a text with what the model wants around it.
+    ///
+    /// # Errors
+    /// If there are none, or the model does not have them.
+    pub fn tokens(self, tokenizer: &Tokenizer, parse_special: bool, n_vocab: usize) -> Result<Vec<TokenId>> {
+        let tokens = match self {
+            Material::Tokens(tokens) => tokens,
+            Material::Text(text) => tokenizer.encode(&text, Encode { add_special: true, parse_special }),
+        };
+        if tokens.is_empty() {
+            return Err(Failure::usage("there are no tokens", "give a text that is not empty"));
+        }
+        model::check_tokens(&tokens, n_vocab)?;
+        Ok(tokens)
+    }
+}
+
+/// Writes the logits at every position, or the last few, to a safetensors file.
+///
+/// # Errors
+/// If the model or the text cannot be used, or the file not be written.
+pub fn logits(args: &LogitsArgs, quiet: bool) -> Result<Outcome> {
+    let settings = EngineSettings::new(&args.engine)?;
+    if args.last == Some(0) {
+        return Err(Failure::usage("--last is 0", "it is at least 1"));
+    }
+    let (source, material) = Material::read(&args.text, args.tokens.as_deref())?;
+    model::announce(&source);
+    let loaded = model::load(&source)?;
+    let n_vocab = loaded.model.base().n_vocab;
+    let tokens = material.tokens(&loaded.tokenizer, args.text.parse_special, n_vocab)?;
+    let context = match settings.context {
+        Context::Fitting => Context::Tokens(tokens.len()),
+        asked => asked,
+    };
+    let mut session = loaded.session(&settings, context)?;
+    let first = tokens.len() - args.last.unwrap_or(tokens.len()).min(tokens.len());
+    let mut file = Tensors::create(&args.output, [tokens.len() - first, n_vocab])?;
+    let mut progress = Progress::new(Display::of_stderr(quiet), "computing", "tokens");
+    let guard = Guard::new();
+    let mut at = 0;
+    for piece in tokens.chunks(settings.n_batch) {
+        // The pieces are the same whatever is wanted of them, so that the logits are, too.
+        let skipped = first.saturating_sub(at);
+        let want = if skipped < piece.len() { Want::All } else { Want::Nothing };
+        let logits = session.eval(piece, want)?;
+        if want == Want::All {
+            file.append(&logits[skipped * n_vocab..])?;
+        }
+        at += piece.len();
+        progress.update(at, tokens.len());
+        if guard.is_cancelled() {
+            return Ok(Outcome::Interrupted);
+        }
+    }
+    file.finish()?;
+    Ok(Outcome::Done)
+}
+
+/// A safetensors file with one F32 tensor, written row by row. Nothing is left of it unless it is
+/// finished: it is written beside its name and renamed at the end.
+struct Tensors {
+    path: PathBuf,
+    /// The name that it is written under; `None` for a device or a pipe, which is written itself.
+    partial: Option<PathBuf>,
+    file: BufWriter<File>,
+}
+
+impl Tensors {
+    fn create(path: &Path, shape: [usize; 2]) -> Result<Self> {
+        let special = fs::metadata(path).is_ok_and(|m| !m.is_file());
+        if path.is_dir() {
+            return Err(
+                Failure::new(format!("{} is a folder", path.display())).or_hint("name a file with -o")
+            );
+        }
+        let partial = (!special).then(|| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".partial");
+            PathBuf::from(name)
+        });
+        let target = partial.as_deref().unwrap_or(path);
+        let file = match special {
+            true => File::options().write(true).open(target),
+            false => File::create(target),
+        };
+        let file = file.map_err(|e| cannot_write(path, &e))?;
+        let mut tensors = Tensors { path: path.into(), partial, file: BufWriter::new(file) };
+        tensors.write(&header(shape))?;
+        Ok(tensors)
+    }
+
+    fn append(&mut self, values: &[f32]) -> Result<()> {
+        let mut bytes = [0; 4096];
+        for values in values.chunks(bytes.len() / 4) {
+            for (bytes, value) in bytes.chunks_exact_mut(4).zip(values) {
+                bytes.copy_from_slice(&value.to_le_bytes());
+            }
+            self.write(&bytes[..values.len() * 4])?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| cannot_write(&self.path, &e))
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.file.flush().map_err(|e| cannot_write(&self.path, &e))?;
+        if let Some(partial) = self.partial.take() {
+            fs::rename(&partial, &self.path).map_err(|e| cannot_write(&self.path, &e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tensors {
+    fn drop(&mut self) {
+        if let Some(partial) = self.partial.take() {
+            let _ = fs::remove_file(partial);
+        }
+    }
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot write {}: {error}", path.display()))
+        .or_hint("check the folder and the space on its disk")
+}
+
+/// Length of the description, the description, spaces to a multiple of 8:
+/// <https://github.com/huggingface/safetensors#format>.
+fn header(shape: [usize; 2]) -> Vec<u8> {
+    let bytes = shape[0] as u128 * shape[1] as u128 * 4;
+    let mut json = format!(
+        r#"{{"logits":{{"dtype":"F32","shape":[{},{}],"data_offsets":[0,{bytes}]}}}}"#,
+        shape[0], shape[1]
+    );
+    json.push_str(&" ".repeat(json.len().next_multiple_of(8) - json.len()));
+    let mut out = (json.len() as u64).to_le_bytes().to_vec();
+    out.extend_from_slice(json.as_bytes());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_safetensors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let values: Vec<f32> = (0..3000).map(|i| i as f32 * 0.5).collect();
+        let mut file = Tensors::create(&path, [3, 1000]).unwrap();
+        file.append(&values[..1000]).unwrap();
+        file.append(&values[1000..]).unwrap();
+        assert!(!path.exists());
+        file.finish().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let logits = tensors.tensor("logits").unwrap();
+        assert_eq!(logits.shape(), [3, 1000]);
+        assert_eq!(logits.dtype(), safetensors::Dtype::F32);
+        let read = logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        assert!(read.eq(values));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_that_is_not_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Tensors::create(&dir.path().join("x.safetensors"), [1, 1]).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

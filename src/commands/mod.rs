@@ -1,0 +1,89 @@
+//! The commands, one file each.
+
+mod answer;
+mod chat;
+mod logits;
+mod perplexity;
+mod run;
+mod show;
+mod task;
+mod tokenize;
+
+use std::ffi::OsString;
+
+use clap::CommandFactory;
+
+use crate::cli::args::{Cli, Command, TextArgs};
+use crate::cli::settings::{self, Source};
+use crate::failure::{Failure, Outcome, Result};
+use crate::term::color::Colors;
+use crate::{input, streams};
+
+/// Does what the arguments ask for.
+///
+/// # Errors
+/// Whatever kept it from being done.
+pub fn dispatch(cli: Cli, colors: Colors) -> Result<Outcome> {
+    let quiet = cli.global.quiet;
+    match cli.command {
+        Command::Run(args) => run::run(*args, false, colors, quiet),
+        Command::Chat(args) => run::run(*args, true, colors, quiet),
+        Command::Show(args) => show::show(&args, colors),
+        Command::Tokenize(args) => tokenize::tokenize(&args),
+        Command::Logits(args) => logits::logits(&args, quiet),
+        Command::Perplexity(args) => perplexity::perplexity(&args, quiet),
+        Command::Completions { shell } => completions(shell),
+        Command::Man { command } => man(command.as_deref()),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<Outcome> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "fathom", &mut script);
+    streams::print(&String::from_utf8_lossy(&script))?;
+    Ok(Outcome::Done)
+}
+
+fn man(command: Option<&str>) -> Result<Outcome> {
+    let mut all = Cli::command();
+    all.build();
+    let page = match command {
+        None => all,
+        Some(name) => all.find_subcommand(name).cloned().ok_or_else(|| {
+            Failure::usage(format!("there is no command '{name}'"), "'fathom help' lists them")
+        })?,
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text)?;
+    streams::print(&String::from_utf8_lossy(&text))?;
+    Ok(Outcome::Done)
+}
+
+fn env(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// The text that a command works on, and the model: from an argument, a file or standard input, as
+/// it is.
+fn text(args: &TextArgs) -> Result<(Source, String)> {
+    let choice = settings::choose(&args.model, &args.words, env)?;
+    let sources =
+        usize::from(!choice.words.is_empty()) + usize::from(choice.stdin) + usize::from(args.file.is_some());
+    if sources > 1 {
+        return Err(Failure::usage("there are several texts", "give one: an argument, -f FILE or '-'"));
+    }
+    let text = match (&args.file, choice.words.is_empty()) {
+        (Some(path), _) => input::file(path)?,
+        (None, false) => choice.words.join(" "),
+        (None, true) => {
+            if !choice.stdin && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+                return Err(Failure::usage(
+                    "there is no text",
+                    "give one as an argument, with -f FILE, or on standard input",
+                ));
+            }
+            input::stdin()?
+        }
+    };
+    Ok((choice.source, text))
+}

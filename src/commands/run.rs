@@ -1,0 +1,88 @@
+//! `fathom run`: one answer, or a chat.
+
+use models::generate::Finish;
+use models::template::Message;
+use models::tokenizer::Encode;
+
+use super::answer::{self, Prepared, Settings};
+use super::chat::Chat;
+use super::env;
+use super::task::{Prompt, Task};
+use crate::cli::args::RunArgs;
+use crate::cli::settings::{self, EngineSettings, GenerationSettings};
+use crate::failure::{Failure, Outcome, Result};
+use crate::model::{self, Loaded};
+use crate::output::{self, Report};
+use crate::term::color::Colors;
+use crate::term::log;
+
+/// Answers a prompt, or chats.
+///
+/// # Errors
+/// Whatever kept it from answering.
+pub fn run(args: RunArgs, chat: bool, colors: Colors, quiet: bool) -> Result<Outcome> {
+    let (generation, engine) =
+        (GenerationSettings::new(&args.generation)?, EngineSettings::new(&args.engine)?);
+    let choice = settings::choose(&args.model, &args.words, env)?;
+    let task = Task::new(&args, &choice, chat)?;
+    let settings = Settings { generation, engine, display: args.display, colors, quiet };
+    model::announce(&choice.source);
+    let loaded = model::load(&choice.source)?;
+    match task {
+        Task::Answer(prompt) => one_shot(&loaded, prompt, &settings),
+        Task::Chat { first, single } => Chat::new(loaded, settings)?.talk(first, single),
+    }
+}
+
+fn one_shot(loaded: &Loaded, prompt: Prompt, settings: &Settings) -> Result<Outcome> {
+    let prompt = prepare(loaded, prompt, settings)?;
+    let mut session = loaded.session(&settings.engine, settings.engine.context)?;
+    let mut output = output::stdout(settings.display.format, settings.display.think, settings.colors);
+    let answer = answer::answer(loaded, &mut session, &prompt, settings, &mut *output)?;
+    answer.note_end(settings, session.n_ctx());
+    if settings.display.stats {
+        log::plain(&Report::new(&loaded.name, loaded.time, answer.seed, &answer.summary).statistics());
+    }
+    Ok(match answer.summary.finish {
+        Finish::Interrupted => Outcome::Interrupted,
+        _ if answer.is_missing() => Outcome::Fruitless,
+        _ => Outcome::Done,
+    })
+}
+
+/// The tokens to go on with.
+fn prepare(loaded: &Loaded, prompt: Prompt, settings: &Settings) -> Result<Prepared> {
+    let raw = |tokens| Prepared { tokens, split: false, inside_think: false };
+    let prepared = match prompt {
+        Prompt::Messages(messages) => {
+            let messages = with_system(messages, settings.generation.system.as_deref())?;
+            answer::prepare(loaded, &loaded.template()?, &messages, settings.display.think)?
+        }
+        Prompt::Text(text) => {
+            raw(loaded.tokenizer.encode(&text, Encode { add_special: true, parse_special: true }))
+        }
+        Prompt::Tokens(tokens) => {
+            model::check_tokens(&tokens, loaded.model.base().n_vocab)?;
+            raw(tokens)
+        }
+    };
+    if prepared.tokens.is_empty() {
+        return Err(Failure::usage("the prompt has no tokens", "give a text to continue"));
+    }
+    Ok(prepared)
+}
+
+/// Puts the system prompt of the command line before a conversation.
+fn with_system(mut messages: Vec<Message>, system: Option<&str>) -> Result<Vec<Message>> {
+    let Some(system) = system else {
+        return Ok(messages);
+    };
+    if messages.iter().any(|m| m.role == "system") {
+        return Err(Failure::usage(
+            "the conversation has a system prompt, and -sys is another",
+            "leave one of them out",
+        ));
+    }
+    messages.insert(0, Message::new("system", system));
+    Ok(messages)
+}

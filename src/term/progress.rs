@@ -1,0 +1,160 @@
+//! How far something is, on standard error: a bar on a terminal, a line every tenth elsewhere,
+//! nothing in a file. What is done within [`DELAY`] is not worth a word.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+const DELAY: Duration = Duration::from_millis(300);
+
+/// The bar on the terminal, if there is one now.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Takes the bar off the terminal while `write` writes there.
+pub fn suspend(write: impl FnOnce()) {
+    let bar = BAR.lock().ok().and_then(|bar| bar.clone());
+    match bar {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
+/// Where and how to show progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Display {
+    /// A bar that is drawn over.
+    Bar,
+    /// A line every 10 %.
+    Lines,
+    /// Nothing.
+    Nothing,
+}
+
+impl Display {
+    /// As befits standard error.
+    pub fn of_stderr(quiet: bool) -> Self {
+        if quiet || stderr_is_file() {
+            Display::Nothing
+        } else if std::io::stderr().is_terminal() {
+            Display::Bar
+        } else {
+            Display::Lines
+        }
+    }
+}
+
+#[cfg(unix)]
+fn stderr_is_file() -> bool {
+    use std::os::fd::AsFd;
+    let fd = std::io::stderr().as_fd().try_clone_to_owned();
+    let metadata = fd.and_then(|fd| std::fs::File::from(fd).metadata());
+    metadata.is_ok_and(|m| m.is_file())
+}
+
+#[cfg(windows)]
+fn stderr_is_file() -> bool {
+    use std::os::windows::io::AsHandle;
+    let handle = std::io::stderr().as_handle().try_clone_to_owned();
+    let metadata = handle.and_then(|h| std::fs::File::from(h).metadata());
+    metadata.is_ok_and(|m| m.is_file())
+}
+
+#[cfg(not(any(unix, windows)))]
+fn stderr_is_file() -> bool {
+    false
+}
+
+/// A task of known size.
+pub struct Progress {
+    what: &'static str,
+    unit: &'static str,
+    display: Display,
+    start: Instant,
+    /// Tenths that have been told.
+    tenths: usize,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Progress of `what`, counted in `unit`.
+    pub fn new(display: Display, what: &'static str, unit: &'static str) -> Self {
+        Progress { what, unit, display, start: Instant::now(), tenths: 0, bar: None }
+    }
+
+    /// So much is done.
+    pub fn update(&mut self, done: usize, total: usize) {
+        if self.start.elapsed() < DELAY || total == 0 {
+            return;
+        }
+        match self.display {
+            Display::Nothing => {}
+            Display::Bar => self.draw(done, total),
+            Display::Lines => {
+                if let Some(line) = self.line(done, total) {
+                    let _ = std::io::stderr().write_all(line.as_bytes());
+                }
+            }
+        }
+    }
+
+    fn draw(&mut self, done: usize, total: usize) {
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+            let template = format!("{} {{bar:30}} {{pos}}/{{len}} {}, {{eta}} left", self.what, self.unit);
+            if let Ok(style) = ProgressStyle::with_template(&template) {
+                bar.set_style(style);
+            }
+            if let Ok(mut global) = BAR.lock() {
+                *global = Some(bar.clone());
+            }
+            bar
+        });
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    }
+
+    /// The line to print now, if a tenth has been completed since the last.
+    fn line(&mut self, done: usize, total: usize) -> Option<String> {
+        let tenths = (done as u128 * 10 / total as u128) as usize;
+        if tenths <= self.tenths {
+            return None;
+        }
+        self.tenths = tenths;
+        Some(format!("{}: {}% ({done} of {total} {})\n", self.what, tenths * 10, self.unit))
+    }
+}
+
+/// The bar goes when the task ends.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+            if let Ok(mut global) = BAR.lock() {
+                *global = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elsewhere_there_is_a_line_every_tenth() {
+        let mut progress = Progress::new(Display::Lines, "reading", "tokens");
+        let lines: Vec<String> = (1..=1000).filter_map(|i| progress.line(i, 1000)).collect();
+        assert_eq!(lines.len(), 10);
+        assert_eq!(lines[0], "reading: 10% (100 of 1000 tokens)\n");
+        assert_eq!(lines[9], "reading: 100% (1000 of 1000 tokens)\n");
+    }
+
+    #[test]
+    fn what_takes_no_time_says_nothing() {
+        let mut progress = Progress::new(Display::Bar, "reading", "tokens");
+        progress.update(1, 2);
+        assert!(progress.bar.is_none());
+    }
+}
