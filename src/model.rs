@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ggml_sys::backend::Backend;
 use ggml_sys::cpu::Cpu;
 use ggml_sys::gguf::Gguf;
 use models::generate::Summary;
@@ -115,6 +116,7 @@ impl Loaded {
         let backend = Cpu::new(threads).map_err(|e| {
             Failure::new(format!("cannot start {threads} threads: {e}")).or_hint("use fewer with -t")
         })?;
+        ::log::info!("{} on {}: context {n_ctx}, batches of {}", self.name, backend.name(), options.n_batch);
         Ok(Session::new(Engine::new(self.model.clone(), Arc::new(backend), options)?))
     }
 
@@ -172,6 +174,7 @@ impl Loaded {
     /// A sampler, and the seed it uses.
     pub fn sampler(&self, asked: &Sampling) -> (Sampler, u64) {
         let options = self.sampling(asked);
+        ::log::info!("{options:?}");
         (Sampler::new(options), options.seed)
     }
 }

@@ -29,7 +29,8 @@ pub fn harmless(text: &str) -> String {
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
         c => c,
     };
-    text.chars().map(replace).collect()
+    // A terminal needs no carriage return.
+    text.chars().filter(|c| *c != '\r').map(replace).collect()
 }
 
 #[cfg(test)]
@@ -46,6 +47,6 @@ mod tests {
 
     #[test]
     fn what_a_model_writes_does_not_steer_the_terminal() {
-        assert_eq!(harmless("a\x1b[2J\u{9b}b\n\tc\r模"), "a\u{fffd}[2J\u{fffd}b\n\tc\u{fffd}模");
+        assert_eq!(harmless("a\x1b[2J\u{9b}b\n\tc\r\n模"), "a\u{fffd}[2J\u{fffd}b\n\tc\n模");
     }
 }

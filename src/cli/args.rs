@@ -25,16 +25,21 @@ FATHOM_THREADS=4 is --threads 4.";
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer a prompt, or chat if there is none
+    #[command(override_usage = "fathom run [OPTIONS] [MODEL] [PROMPT]...")]
     Run(Box<RunArgs>),
     /// Chat, also with a prompt or a script of lines on standard input
+    #[command(override_usage = "fathom chat [OPTIONS] [MODEL] [PROMPT]...")]
     Chat(Box<RunArgs>),
     /// Say what a model file is and the memory it takes
     Show(ShowArgs),
     /// Print the tokens of a text
+    #[command(override_usage = "fathom tokenize [OPTIONS] [MODEL] [TEXT]...")]
     Tokenize(TokenizeArgs),
     /// Write the logits at every position of a text to a file
+    #[command(override_usage = "fathom logits [OPTIONS] -o FILE [MODEL] [TEXT]...")]
     Logits(LogitsArgs),
     /// Measure how well a model predicts a text, or how two models differ
+    #[command(override_usage = "fathom perplexity [OPTIONS] [MODEL] [TEXT]...")]
     Perplexity(PerplexityArgs),
     /// Print completions for a shell
     Completions {
@@ -73,8 +78,8 @@ pub enum ColorArg {
 /// What `run` and `chat` take.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Model, if it is not given by -m, then the prompt; '-' is standard input
-    #[arg(value_name = "MODEL] [PROMPT", help_heading = "Prompt")]
+    /// Model, if -m names none, and prompt; '-' is standard input
+    #[arg(value_name = "WORDS", help_heading = "Prompt")]
     pub words: Vec<OsString>,
     #[command(flatten)]
     pub model: ModelArgs,
@@ -267,8 +272,8 @@ pub struct ShowArgs {
 /// A text to compute something of, and nothing to generate.
 #[derive(Debug, Args)]
 pub struct TextArgs {
-    /// Model, if it is not given by -m, then the text; '-' is standard input
-    #[arg(value_name = "MODEL] [TEXT", help_heading = "Text")]
+    /// Model, if -m names none, and text; '-' is standard input
+    #[arg(value_name = "WORDS", help_heading = "Text")]
     pub words: Vec<OsString>,
     #[command(flatten)]
     pub model: ModelArgs,

@@ -116,7 +116,7 @@ impl Chat {
             _ if answer.is_missing() => Outcome::Fruitless,
             _ => Outcome::Done,
         };
-        self.said.push(Message::new("assistant", answer.text));
+        self.said.push(Message::new("assistant", without_reasoning(&answer.text)));
         Ok(outcome)
     }
 
@@ -182,5 +182,13 @@ impl Chat {
         let used = self.session.tokens().len();
         let context = format!("context: {used} of {} tokens\n", self.session.n_ctx());
         log::plain(&(self.statistics.clone().unwrap_or_default() + &context));
+    }
+}
+
+/// The answer in what `--think raw` leaves together: what follows the reasoning.
+fn without_reasoning(text: &str) -> &str {
+    match text.rsplit_once("</think>") {
+        Some((_, answer)) => answer.trim_start_matches('\n'),
+        None => text,
     }
 }

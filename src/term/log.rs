@@ -17,6 +17,9 @@ struct Sink {
     quiet: bool,
 }
 
+/// The crates of this workspace.
+const OURS: [&str; 4] = ["fathom", "ggml_sys", "models", "quantize"];
+
 static SINK: OnceLock<Sink> = OnceLock::new();
 
 /// Directs all lines to standard error: warnings always, more with `verbose`, with `quiet` errors only.
@@ -35,11 +38,16 @@ pub fn install(colors: Colors, verbose: u8, quiet: bool) {
 }
 
 impl Log for Sink {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+    /// Everything of ours; of others what went wrong.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let part = metadata.target().split("::").next().unwrap_or_default();
+        OURS.contains(&part) || metadata.level() <= Level::Warn
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let (style, word) = match record.level() {
             Level::Error => (ERROR, "error"),
             Level::Warn => (WARNING, "warning"),

@@ -225,7 +225,7 @@ fn streams_and_arguments_make_one_prompt() {
 #[test]
 fn progress_is_lines_in_a_pipe_and_nothing_in_a_file() {
     let dir = tempfile::tempdir().unwrap();
-    let text = write(dir.path(), "long.txt", &"one two three four five six. ".repeat(4000));
+    let text = write(dir.path(), "long.txt", &"one two three four five six. ".repeat(600));
     let args = ["perplexity", "-t", "1", "-b", "8", "-c", "64", "-f", text.to_str().unwrap()];
     let ran = Ran::new(fathom().args(args).output().unwrap()).done();
     let lines = ran.stderr.lines().filter(|l| l.starts_with("measuring: ")).count();
