@@ -91,7 +91,7 @@ impl Failure {
 impl<E: Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         let mut failure = Failure::new(error.to_string());
-        let mut hint = file_hint(&error);
+        let mut advice = hint(&error);
         let mut source = error.source();
         while let Some(cause) = source {
             let text = cause.to_string();
@@ -99,28 +99,48 @@ impl<E: Error + 'static> From<E> for Failure {
             if !failure.message.contains(&text) {
                 failure.message = format!("{}: {text}", failure.message);
             }
-            hint = hint.or_else(|| file_hint(cause));
+            advice = advice.or_else(|| hint(cause));
             source = cause.source();
         }
-        failure.hint = hint.map(str::to_owned);
+        failure.hint = advice.map(str::to_owned);
         failure
     }
 }
 
-/// What to do about a model file that cannot be used.
-fn file_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+/// What to do about a model that cannot be used.
+fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref::<gguf::Error>() {
+        return Some(file_hint(error));
+    }
+    // What is transparent in these does not turn up among the causes.
+    if let Some(quantize::Error::File(error)) = error.downcast_ref() {
+        return Some(file_hint(error));
+    }
+    Some(match error.downcast_ref::<models::Error>()? {
+        models::Error::File(error) => file_hint(error),
+        models::Error::Architecture { .. } => "choose a model of one of these architectures",
+        models::Error::MissingTensor { .. }
+        | models::Error::TensorShape { .. }
+        | models::Error::Config { .. } => DAMAGED,
+        models::Error::ContextFull { .. } => "ask for more context with -c",
+        models::Error::Threads(_) => "use fewer threads with -t",
+        _ => "a smaller -c or -ub takes less memory; other cache types are given by -ctk and -ctv",
+    })
+}
+
+const DAMAGED: &str = "the file is damaged or made by a faulty converter: fetch it again";
+
+fn file_hint(error: &gguf::Error) -> &'static str {
     use gguf::ErrorKind as K;
-    Some(match error.downcast_ref::<gguf::Error>()?.kind() {
-        K::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            "check the path; 'fathom show FILE' says what a file is"
-        }
-        K::Io { .. } => "check the path and its permissions",
+    match error.kind() {
+        K::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => "check the path",
+        K::Io { .. } => "check the path, its permissions and the space on its disk",
         K::NotGguf(_) => "fathom runs GGUF files, as llama.cpp and ollama do",
         K::CutShort { .. } => "the download is not complete: fetch the file again",
         K::Shards(_) => "put all shards of the model into one folder and name the first",
         K::Version(_) | K::MissingKey { .. } => "the file comes from a converter that fathom does not know",
-        _ => "the file is damaged or made by a faulty converter: fetch it again",
-    })
+        _ => DAMAGED,
+    }
 }
 
 impl Outcome {

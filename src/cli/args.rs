@@ -30,6 +30,9 @@ pub enum Command {
     /// Chat, also with a prompt or a script of lines on standard input
     #[command(override_usage = "fathom chat [OPTIONS] [MODEL] [PROMPT]...")]
     Chat(Box<RunArgs>),
+    /// Write a model in another type of weights
+    #[command(override_usage = "fathom quantize [OPTIONS] IN [OUT] TYPE")]
+    Quantize(QuantizeArgs),
     /// Say what a model file is and the memory it takes
     Show(ShowArgs),
     /// Print the tokens of a text
@@ -250,6 +253,28 @@ pub enum FormatArg {
     Text,
     Json,
     Jsonl,
+}
+
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// GGUF file to read, file to write, and type of its weights, such as Q8_0
+    #[arg(value_name = "WORDS", required = true, num_args = 2..=3)]
+    pub words: Vec<OsString>,
+    /// Give the tensors whose names fit a regular expression another type
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    pub tensor_type: Vec<String>,
+    /// Threads [default: one per core]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    pub threads: Option<i64>,
+    /// Replace a file that exists
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

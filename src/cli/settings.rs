@@ -157,7 +157,10 @@ impl EngineSettings {
 }
 
 /// A number of threads; 0 and -1 leave it to the machine, as in llama.cpp.
-fn threads(name: &str, n: i64) -> Result<Option<NonZeroUsize>> {
+///
+/// # Errors
+/// If it is no sensible number.
+pub fn threads(name: &str, n: i64) -> Result<Option<NonZeroUsize>> {
     const MOST: i64 = 1024;
     match n {
         -1 | 0 => Ok(None),

@@ -15,7 +15,7 @@ use crate::output::{Output, Report};
 use crate::term::color::Colors;
 use crate::term::interrupt::Guard;
 use crate::term::log;
-use crate::term::progress::{Display, Progress};
+use crate::term::progress::{Display, Progress, Unit};
 
 /// Everything that `run` and `chat` are told.
 pub struct Settings {
@@ -87,7 +87,7 @@ pub fn answer(
     let (mut sampler, seed) = loaded.sampler(&generation.sampling);
     let mut teller = Teller {
         output,
-        progress: Some(Progress::new(Display::of_stderr(settings.quiet), "reading the prompt", "tokens")),
+        progress: Some(Progress::new(Display::of_stderr(settings.quiet), "reading the prompt", Unit::Tokens)),
         text: String::new(),
         reasoned: false,
     };
@@ -130,7 +130,7 @@ impl Teller<'_> {
         match event {
             Event::Prompt { done, total, .. } => {
                 if let Some(progress) = &mut self.progress {
-                    progress.update(done, total);
+                    progress.update(done as u64, total as u64);
                 }
             }
             // The bar goes before the first character comes.

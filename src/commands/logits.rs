@@ -1,8 +1,8 @@
 //! `fathom logits`: what people compare engines with.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use models::Want;
 use models::tokenizer::{Encode, TokenId, Tokenizer};
@@ -11,7 +11,7 @@ use crate::cli::args::{LogitsArgs, TextArgs};
 use crate::cli::settings::{self, Context, EngineSettings, Source};
 use crate::failure::{Failure, Outcome, Result};
 use crate::term::interrupt::Guard;
-use crate::term::progress::{Display, Progress};
+use crate::term::progress::{Display, Progress, Unit};
 use crate::{input, model};
 
 /// What `logits` and `perplexity` compute on, before the model is loaded.
@@ -74,8 +74,9 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Result<Outcome> {
     };
     let mut session = loaded.session(&settings, context)?;
     let first = tokens.len() - args.last.unwrap_or(tokens.len()).min(tokens.len());
-    let mut file = Tensors::create(&args.output, [tokens.len() - first, n_vocab])?;
-    let mut progress = Progress::new(Display::of_stderr(quiet), "computing", "tokens");
+    let output = quantize::Output::create(&args.output, [], true)?;
+    let mut file = Tensors::new(&args.output, &output, [tokens.len() - first, n_vocab])?;
+    let mut progress = Progress::new(Display::of_stderr(quiet), "computing", Unit::Tokens);
     let guard = Guard::new();
     let mut at = 0;
     for piece in tokens.chunks(settings.n_batch) {
@@ -87,44 +88,25 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Result<Outcome> {
             file.append(&logits[skipped * n_vocab..])?;
         }
         at += piece.len();
-        progress.update(at, tokens.len());
+        progress.update(at as u64, tokens.len() as u64);
         if guard.is_cancelled() {
             return Ok(Outcome::Interrupted);
         }
     }
     file.finish()?;
+    output.commit()?;
     Ok(Outcome::Done)
 }
 
-/// A safetensors file with one F32 tensor, written row by row. Nothing is left of it unless it is
-/// finished: it is written beside its name and renamed at the end.
-struct Tensors {
-    path: PathBuf,
-    /// The name that it is written under; `None` for a device or a pipe, which is written itself.
-    partial: Option<PathBuf>,
-    file: BufWriter<File>,
+/// A safetensors file with one F32 tensor, written row by row.
+struct Tensors<'a> {
+    path: &'a Path,
+    file: BufWriter<&'a File>,
 }
 
-impl Tensors {
-    fn create(path: &Path, shape: [usize; 2]) -> Result<Self> {
-        let special = fs::metadata(path).is_ok_and(|m| !m.is_file());
-        if path.is_dir() {
-            return Err(
-                Failure::new(format!("{} is a folder", path.display())).or_hint("name a file with -o")
-            );
-        }
-        let partial = (!special).then(|| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".partial");
-            PathBuf::from(name)
-        });
-        let target = partial.as_deref().unwrap_or(path);
-        let file = match special {
-            true => File::options().write(true).open(target),
-            false => File::create(target),
-        };
-        let file = file.map_err(|e| cannot_write(path, &e))?;
-        let mut tensors = Tensors { path: path.into(), partial, file: BufWriter::new(file) };
+impl<'a> Tensors<'a> {
+    fn new(path: &'a Path, output: &'a quantize::Output, shape: [usize; 2]) -> Result<Self> {
+        let mut tensors = Tensors { path, file: BufWriter::new(output.file()) };
         tensors.write(&header(shape))?;
         Ok(tensors)
     }
@@ -141,29 +123,17 @@ impl Tensors {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| cannot_write(&self.path, &e))
+        self.file.write_all(bytes).map_err(|e| self.failed(&e))
     }
 
     fn finish(mut self) -> Result<()> {
-        self.file.flush().map_err(|e| cannot_write(&self.path, &e))?;
-        if let Some(partial) = self.partial.take() {
-            fs::rename(&partial, &self.path).map_err(|e| cannot_write(&self.path, &e))?;
-        }
-        Ok(())
+        self.file.flush().map_err(|e| self.failed(&e))
     }
-}
 
-impl Drop for Tensors {
-    fn drop(&mut self) {
-        if let Some(partial) = self.partial.take() {
-            let _ = fs::remove_file(partial);
-        }
+    fn failed(&self, error: &io::Error) -> Failure {
+        let what = format!("cannot write {}: {error}", self.path.display());
+        Failure::new(what).or_hint("check the space on its disk")
     }
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(format!("cannot write {}: {error}", path.display()))
-        .or_hint("check the folder and the space on its disk")
 }
 
 /// Length of the description, the description, spaces to a multiple of 8:
@@ -189,24 +159,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         let values: Vec<f32> = (0..3000).map(|i| i as f32 * 0.5).collect();
-        let mut file = Tensors::create(&path, [3, 1000]).unwrap();
+        let output = quantize::Output::create(&path, [], true).unwrap();
+        let mut file = Tensors::new(&path, &output, [3, 1000]).unwrap();
         file.append(&values[..1000]).unwrap();
         file.append(&values[1000..]).unwrap();
-        assert!(!path.exists());
         file.finish().unwrap();
-        let bytes = fs::read(&path).unwrap();
+        output.commit().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let logits = tensors.tensor("logits").unwrap();
         assert_eq!(logits.shape(), [3, 1000]);
         assert_eq!(logits.dtype(), safetensors::Dtype::F32);
         let read = logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
         assert!(read.eq(values));
-    }
-
-    #[test]
-    fn nothing_is_left_of_a_file_that_is_not_finished() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(Tensors::create(&dir.path().join("x.safetensors"), [1, 1]).unwrap());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -4,6 +4,7 @@ mod answer;
 mod chat;
 mod logits;
 mod perplexity;
+mod quantize;
 mod run;
 mod show;
 mod task;
@@ -28,6 +29,7 @@ pub fn dispatch(cli: Cli, colors: Colors) -> Result<Outcome> {
     match cli.command {
         Command::Run(args) => run::run(*args, false, colors, quiet),
         Command::Chat(args) => run::run(*args, true, colors, quiet),
+        Command::Quantize(args) => quantize::quantize(&args, quiet),
         Command::Show(args) => show::show(&args, colors),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Logits(args) => logits::logits(&args, quiet),

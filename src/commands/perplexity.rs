@@ -18,7 +18,7 @@ use crate::cli::settings::{Context, EngineSettings, Source};
 use crate::failure::{Count, Failure, Outcome, Result};
 use crate::model::{self, Loaded};
 use crate::streams;
-use crate::term::progress::{Display, Progress};
+use crate::term::progress::{Display, Progress, Unit};
 
 /// Tokens of a window, as in llama.cpp.
 const WINDOW: usize = 512;
@@ -151,8 +151,8 @@ struct Measured {
 /// Runs each window through the sessions side by side: the model, and one to compare with.
 fn measure(windows: &[Window], sessions: &mut [Session], n_batch: usize, quiet: bool) -> Result<Measured> {
     let mut measured = Measured::default();
-    let total = windows.iter().map(|w| w.tokens.len()).sum();
-    let mut progress = Progress::new(Display::of_stderr(quiet), "measuring", "tokens");
+    let total = windows.iter().map(|w| w.tokens.len() as u64).sum();
+    let mut progress = Progress::new(Display::of_stderr(quiet), "measuring", Unit::Tokens);
     let mut done = 0;
     for window in windows {
         sessions.iter_mut().for_each(|s| s.truncate(0));
@@ -168,7 +168,7 @@ fn measure(windows: &[Window], sessions: &mut [Session], n_batch: usize, quiet: 
                 }
             }
         }
-        done += window.tokens.len();
+        done += window.tokens.len() as u64;
         progress.update(done, total);
     }
     Ok(measured)

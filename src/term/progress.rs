@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::size::Bytes;
+
 const DELAY: Duration = Duration::from_millis(300);
 
 /// The bar on the terminal, if there is one now.
@@ -66,10 +68,33 @@ fn stderr_is_file() -> bool {
     false
 }
 
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Tokens,
+    Bytes,
+}
+
+impl Unit {
+    fn amount(self, done: u64, total: u64) -> String {
+        match self {
+            Unit::Tokens => format!("{done} of {total} tokens"),
+            Unit::Bytes => format!("{} of {}", Bytes(done), Bytes(total)),
+        }
+    }
+
+    fn template(self) -> &'static str {
+        match self {
+            Unit::Tokens => "{pos}/{len} tokens",
+            Unit::Bytes => "{binary_bytes}/{binary_total_bytes}",
+        }
+    }
+}
+
 /// A task of known size.
 pub struct Progress {
     what: &'static str,
-    unit: &'static str,
+    unit: Unit,
     display: Display,
     start: Instant,
     /// Tenths that have been told.
@@ -79,12 +104,12 @@ pub struct Progress {
 
 impl Progress {
     /// Progress of `what`, counted in `unit`.
-    pub fn new(display: Display, what: &'static str, unit: &'static str) -> Self {
+    pub fn new(display: Display, what: &'static str, unit: Unit) -> Self {
         Progress { what, unit, display, start: Instant::now(), tenths: 0, bar: None }
     }
 
     /// So much is done.
-    pub fn update(&mut self, done: usize, total: usize) {
+    pub fn update(&mut self, done: u64, total: u64) {
         if self.start.elapsed() < DELAY || total == 0 {
             return;
         }
@@ -99,10 +124,10 @@ impl Progress {
         }
     }
 
-    fn draw(&mut self, done: usize, total: usize) {
+    fn draw(&mut self, done: u64, total: u64) {
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-            let template = format!("{} {{bar:30}} {{pos}}/{{len}} {}, {{eta}} left", self.what, self.unit);
+            let template = format!("{} {{bar:30}} {}, {{eta}} left", self.what, self.unit.template());
             if let Ok(style) = ProgressStyle::with_template(&template) {
                 bar.set_style(style);
             }
@@ -111,18 +136,18 @@ impl Progress {
             }
             bar
         });
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+        bar.set_length(total);
+        bar.set_position(done);
     }
 
     /// The line to print now, if a tenth has been completed since the last.
-    fn line(&mut self, done: usize, total: usize) -> Option<String> {
-        let tenths = (done as u128 * 10 / total as u128) as usize;
+    fn line(&mut self, done: u64, total: u64) -> Option<String> {
+        let tenths = (u128::from(done) * 10 / u128::from(total)) as usize;
         if tenths <= self.tenths {
             return None;
         }
         self.tenths = tenths;
-        Some(format!("{}: {}% ({done} of {total} {})\n", self.what, tenths * 10, self.unit))
+        Some(format!("{}: {}% ({})\n", self.what, tenths * 10, self.unit.amount(done, total)))
     }
 }
 
@@ -144,7 +169,7 @@ mod tests {
 
     #[test]
     fn elsewhere_there_is_a_line_every_tenth() {
-        let mut progress = Progress::new(Display::Lines, "reading", "tokens");
+        let mut progress = Progress::new(Display::Lines, "reading", Unit::Tokens);
         let lines: Vec<String> = (1..=1000).filter_map(|i| progress.line(i, 1000)).collect();
         assert_eq!(lines.len(), 10);
         assert_eq!(lines[0], "reading: 10% (100 of 1000 tokens)\n");
@@ -153,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_takes_no_time_says_nothing() {
-        let mut progress = Progress::new(Display::Bar, "reading", "tokens");
+        let mut progress = Progress::new(Display::Bar, "reading", Unit::Tokens);
         progress.update(1, 2);
         assert!(progress.bar.is_none());
     }

@@ -113,6 +113,30 @@ fn perplexity_and_divergence_are_measured() {
 }
 
 #[test]
+fn quantize_writes_a_model_that_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("tiny-q8_0.gguf");
+    std::fs::copy(model(), &input).unwrap();
+    let input = input.to_str().unwrap();
+    let output = dir.path().join("tiny-bf16.gguf");
+    let dry = json(&["quantize", "-q", "--dry-run", "--json", input, "bf16"]);
+    assert_eq!((&dry["output"], &dry["written"]), (&output.to_str().into(), &false.into()));
+    assert!(!output.exists());
+    let ran = run(&["quantize", input, "BF16"]).done();
+    assert!(ran.stdout.contains("tiny-bf16.gguf written") && ran.stderr.contains("quantized already"));
+    assert_eq!(dry["bytes"], std::fs::metadata(&output).unwrap().len());
+    let answer = run(&["-m", output.to_str().unwrap(), "--temp", "0", "What is 47 + 85?"]).done();
+    assert!(answer.stdout.contains("132"), "{}", answer.stdout);
+    run(&["quantize", "-q", input, "BF16"]).failed(1, "exists already");
+    let mixed =
+        json(&["quantize", "-q", "--force", "--json", "--tensor-type", "ffn_.*_exps=Q5_0", input, "BF16"]);
+    let tensors = mixed["tensors"].as_array().unwrap();
+    assert_eq!(tensors.iter().filter(|t| t["to"] == "Q5_0").count(), 6);
+    assert!(mixed["types"].as_array().unwrap().iter().any(|t| t["error"].as_f64().unwrap() > 0.01));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
 fn completions_and_the_manual_come_from_the_definitions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(run(&["completions", shell]).done().stdout.contains("repeat-penalty"), "{shell}");

@@ -27,6 +27,9 @@ fn mistakes_on_the_command_line() {
         (&["logits", "hi"], "--output"),
         (&["logits", "-o", "x", "--last", "0", "hi"], "--last"),
         (&["tokenize", "-f", "a", "b"], "several texts"),
+        (&["quantize", "Q8_0"], "WORDS"),
+        (&["quantize", "a.gguf", "Q9_9"], "Q9_9"),
+        (&["quantize", "--tensor-type", "attn", "a.gguf", "Q8_0"], "attn"),
         (&["completions", "cobol"], "cobol"),
         (&["man", "nothing"], "nothing"),
     ] {
@@ -53,8 +56,8 @@ fn files_that_cannot_be_used() {
         (&["--messages", &none], "no messages"),
         (&["--tokens", &ids], "1280"),
         (&["logits", "-o", "/nonexistent/x", "hi"], "/nonexistent/x"),
-        (&["logits", "-o", dir.path().to_str().unwrap(), "hi"], "folder"),
-        (&["logits", "-o", "/dev/null", "--tokens", &ids], "1280"),
+        (&["logits", "-o", dir.path().to_str().unwrap(), "hi"], "no regular file"),
+        (&["logits", "-o", "never.safetensors", "--tokens", &ids], "1280"),
     ] {
         run(args).failed(1, what);
     }
