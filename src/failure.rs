@@ -67,6 +67,12 @@ impl Failure {
         self
     }
 
+    /// The same, but because of what was typed: exit code 2.
+    pub fn into_usage(mut self) -> Self {
+        self.kind = Kind::Usage;
+        self
+    }
+
     /// What the shell gets to know.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
@@ -112,10 +118,10 @@ fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<gguf::Error>() {
         return Some(file_hint(error));
     }
-    // What is transparent in these does not turn up among the causes.
-    if let Some(quantize::Error::File(error)) = error.downcast_ref() {
-        return Some(file_hint(error));
+    if let Some(error) = error.downcast_ref::<quantize::Error>() {
+        return Some(output_hint(error));
     }
+    // The file's errors are transparent in these two: they do not turn up among the causes.
     Some(match error.downcast_ref::<models::Error>()? {
         models::Error::File(error) => file_hint(error),
         models::Error::Architecture { .. } => "choose a model of one of these architectures",
@@ -126,6 +132,22 @@ fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
         models::Error::Threads(_) => "use fewer threads with -t",
         _ => "a smaller -c or -ub takes less memory; other cache types are given by -ctk and -ctv",
     })
+}
+
+/// What to do about a file that cannot be written.
+fn output_hint(error: &quantize::Error) -> &'static str {
+    use quantize::Error as E;
+    match error {
+        E::File(error) => file_hint(error),
+        E::UnknownType { .. } | E::NoEncoder { .. } => "choose one of them",
+        E::Pattern { .. } => "'fathom show --tensors' lists the names",
+        E::Exists(_) => "--force replaces it",
+        E::NotAFile(_) | E::Input(_) => "name another file to write",
+        E::Busy(_) => "wait for it, or name another file",
+        E::NoSpace { .. } => "make room, or name a file on another disk",
+        E::Threads { .. } => "use fewer with -t",
+        _ => "try again",
+    }
 }
 
 const DAMAGED: &str = "the file is damaged or made by a faulty converter: fetch it again";

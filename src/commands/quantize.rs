@@ -30,7 +30,7 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Result<Outcome> {
     let (input, output, ty) = match &args.words[..] {
         [input, ty] => (input, None, ty),
         [input, output, ty, ..] => (input, Some(PathBuf::from(output)), ty),
-        _ => return Err(Failure::usage("there are no files", "give a file to read and a type")),
+        _ => return Err(Failure::usage("there are no files", "give a file to read, and a type")),
     };
     let mut target = Target::named(&ty.to_string_lossy()).map_err(explain)?;
     for text in &args.tensor_type {
@@ -50,7 +50,7 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Result<Outcome> {
         match quantize::run(&plan, &output, &options, &mut tell, guard.cancel()) {
             Ok(report) => deviations = Some(report.deviations),
             Err(Error::Cancelled) => return Ok(Outcome::Interrupted),
-            Err(e) => return Err(explain(e)),
+            Err(e) => return Err(e.into()),
         }
     }
     let summary = Summary::new(&plan, &output, deviations.as_deref());
@@ -58,20 +58,12 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The error with what to do about it.
+/// The error; what concerns the words that were typed is wrong usage.
 fn explain(error: Error) -> Failure {
-    let text = error.to_string();
-    match error {
-        Error::UnknownType { .. } => Failure::usage(text, "give one of them after the files"),
-        Error::NoEncoder { .. } => Failure::usage(text, "choose one of them"),
-        Error::Pattern { .. } => Failure::usage(text, "'fathom show --tensors' lists the names"),
-        Error::Exists(_) => Failure::new(text).or_hint("--force replaces it"),
-        Error::NotAFile(_) | Error::Input(_) => Failure::new(text).or_hint("name another file to write"),
-        Error::Busy(_) => Failure::new(text).or_hint("wait for it, or name another file"),
-        Error::NoSpace { .. } => Failure::new(text).or_hint("make room, or name a file on another disk"),
-        Error::Threads { .. } => Failure::new(text).or_hint("use fewer with -t"),
-        error => Failure::from(error),
-    }
+    let is_usage =
+        matches!(error, Error::UnknownType { .. } | Error::NoEncoder { .. } | Error::Pattern { .. });
+    let failure = Failure::from(error);
+    if is_usage { failure.into_usage() } else { failure }
 }
 
 /// Beside the input, with the type in place of the one that its name ends in.

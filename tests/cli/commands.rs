@@ -11,7 +11,7 @@ fn json(args: &[&str]) -> Value {
 #[test]
 fn show_says_what_a_file_is() {
     let text = run(&["show", model()]).done().stdout;
-    for word in ["deepseek2", "Q8_0", "deepseek-v3", "4096 tokens", "16 experts of which 4", "on the CPU"] {
+    for word in ["deepseek2", "F16", "deepseek-v3", "4096 tokens", "16 experts of which 4", "on the CPU"] {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(!text.contains('\x1b'));
@@ -115,25 +115,28 @@ fn perplexity_and_divergence_are_measured() {
 #[test]
 fn quantize_writes_a_model_that_answers() {
     let dir = tempfile::tempdir().unwrap();
-    let input = dir.path().join("tiny-q8_0.gguf");
+    let input = dir.path().join("tiny-f16.gguf");
     std::fs::copy(model(), &input).unwrap();
     let input = input.to_str().unwrap();
-    let output = dir.path().join("tiny-bf16.gguf");
-    let dry = json(&["quantize", "-q", "--dry-run", "--json", input, "bf16"]);
-    assert_eq!((&dry["output"], &dry["written"]), (&output.to_str().into(), &false.into()));
-    assert!(!output.exists());
-    let ran = run(&["quantize", input, "BF16"]).done();
-    assert!(ran.stdout.contains("tiny-bf16.gguf written") && ran.stderr.contains("quantized already"));
-    assert_eq!(dry["bytes"], std::fs::metadata(&output).unwrap().len());
-    let answer = run(&["-m", output.to_str().unwrap(), "--temp", "0", "What is 47 + 85?"]).done();
+    let output = dir.path().join("tiny-q8_0.gguf");
+    let output = output.to_str().unwrap();
+    let dry = json(&["quantize", "-q", "--dry-run", "--json", input, "q8_0"]);
+    assert_eq!((&dry["output"], &dry["written"]), (&output.into(), &false.into()));
+    assert!(!std::fs::exists(output).unwrap());
+    let ran = run(&["quantize", input, "Q8_0"]).done();
+    assert!(ran.stdout.contains("tiny-q8_0.gguf written"), "{}", ran.stdout);
+    assert_eq!(dry["bytes"], std::fs::metadata(output).unwrap().len());
+    let answer = run(&["-m", output, "--temp", "0", "What is 47 + 85?"]).done();
     assert!(answer.stdout.contains("132"), "{}", answer.stdout);
-    run(&["quantize", "-q", input, "BF16"]).failed(1, "exists already");
-    let mixed =
-        json(&["quantize", "-q", "--force", "--json", "--tensor-type", "ffn_.*_exps=Q5_0", input, "BF16"]);
+    run(&["quantize", "-q", input, "Q8_0"]).failed(1, "exists already");
+    let mixed = ["quantize", "-q", "--force", "--json", "--tensor-type", "ffn_.*_exps=Q5_0", input, "Q8_0"];
+    let mixed = json(&mixed);
     let tensors = mixed["tensors"].as_array().unwrap();
     assert_eq!(tensors.iter().filter(|t| t["to"] == "Q5_0").count(), 6);
     assert!(mixed["types"].as_array().unwrap().iter().any(|t| t["error"].as_f64().unwrap() > 0.01));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    let again = run(&["quantize", "--dry-run", output, "Q5_0"]).done();
+    assert!(again.stderr.contains("quantized already"), "{}", again.stderr);
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! The binary from outside: streams, modes, exit codes, commands, terminals.
 
-#![cfg(feature = "bundled")]
-
 mod commands;
 mod errors;
 mod modes;
@@ -11,8 +9,11 @@ mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::OnceLock;
 
-/// The binary, without what the environment of the tests might tell it.
+use fathom_testing::fixtures;
+
+/// The binary with a model for those who name none, without what the environment of the tests might tell it.
 fn fathom() -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fathom"));
     let ours = |name: &str| name.starts_with("FATHOM_") && name != "FATHOM_CPU";
@@ -21,6 +22,9 @@ fn fathom() -> std::process::Command {
     }
     for name in ["NO_COLOR", "CLICOLOR_FORCE"] {
         command.env_remove(name);
+    }
+    if !cfg!(feature = "bundled") {
+        command.env("FATHOM_MODEL", model());
     }
     command.stdin(Stdio::null());
     command
@@ -83,10 +87,11 @@ fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// The bundled model as a file.
+/// The path of tiny-r1 in F16.
 fn model() -> &'static str {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-r1/tiny-r1-q8_0.gguf")
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| fixtures::tiny_r1().f16.into_os_string().into_string().unwrap())
 }
 
-/// A sum that the bundled model can do, always answered the same.
+/// A sum that tiny-r1 can do, always answered the same.
 const SUM: [&str; 3] = ["--temp", "0", "What is 47 + 85?"];

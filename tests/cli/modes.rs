@@ -36,12 +36,12 @@ fn models_are_found_by_name() {
     let named = |command: &mut std::process::Command| {
         Ran::new(command.args(["--temp", "0", "What is 2 + 2?"]).output().unwrap())
     };
-    let ran = named(fathom().env("FATHOM_MODELS", folder).args(["-m", "tiny-r1-q8_0"])).done();
+    let ran = named(fathom().env("FATHOM_MODELS", folder).args(["-m", "tiny-r1-f16"])).done();
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("2 + 2 = 4\n", ""));
-    let ran = named(fathom().env("FATHOM_MODELS", folder).env("FATHOM_MODEL", "tiny-r1-q8_0")).done();
+    let ran = named(fathom().env("FATHOM_MODELS", folder).env("FATHOM_MODEL", "tiny-r1-f16")).done();
     assert!(ran.stderr.contains("FATHOM_MODEL"), "{}", ran.stderr);
-    let ran = named(fathom().env("FATHOM_MODELS", folder).args(["-m", "tiny-r1-q8_1"]));
-    assert!(ran.stderr.contains("near are") && ran.stderr.contains("tiny-r1-q8_0"), "{}", ran.stderr);
+    let ran = named(fathom().env("FATHOM_MODELS", folder).args(["-m", "tiny-r1-f18"]));
+    assert!(ran.stderr.contains("near are") && ran.stderr.contains("tiny-r1-f16"), "{}", ran.stderr);
     named(fathom().args(["nothing/here.gguf"])).failed(1, "there is no model 'nothing/here.gguf'");
 }
 
