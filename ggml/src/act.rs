@@ -53,10 +53,7 @@ impl<'a> Q8Rows<'a> {
         assert!(block == 32 || block == 256, "blocks of {block}");
         assert!(k.is_multiple_of(block), "rows of {k} in blocks of {block}");
         let n = rows.checked_mul(k).expect("elements overflow");
-        assert!(
-            self.qs.len() >= n && self.d.len() >= n / block && self.sums.len() >= n / SUM,
-            "arrays"
-        );
+        assert!(self.qs.len() >= n && self.d.len() >= n / block && self.sums.len() >= n / SUM, "arrays");
     }
 
     /// The single row `i`.
@@ -87,25 +84,16 @@ impl<'a> Q8Rows<'a> {
 /// maximum, so that a NaN is seen in the result.
 pub fn quantize_row(x: &[f32], block: usize, qs: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
     for (b, x) in x.chunks_exact(block).enumerate() {
-        let amax = x
-            .iter()
-            .fold(0f32, |m, v| if v.abs() > m || v.is_nan() { v.abs() } else { m });
+        let amax = x.iter().fold(0f32, |m, v| if v.abs() > m || v.is_nan() { v.abs() } else { m });
         let scale = amax / 127.0;
         let inverse = 127.0 / amax;
         let usable = inverse.is_finite() && scale.is_finite() && scale > 0.0;
         d[b] = if usable || !amax.is_finite() { scale } else { 0.0 };
         let qs = &mut qs[b * block..][..block];
         for (q, v) in qs.iter_mut().zip(x) {
-            *q = if usable {
-                (v * inverse).round_ties_even() as i8
-            } else {
-                i8::from(!amax.is_finite())
-            };
+            *q = if usable { (v * inverse).round_ties_even() as i8 } else { i8::from(!amax.is_finite()) };
         }
-        for (s, q) in sums[b * block / SUM..][..block / SUM]
-            .iter_mut()
-            .zip(qs.chunks_exact(SUM))
-        {
+        for (s, q) in sums[b * block / SUM..][..block / SUM].iter_mut().zip(qs.chunks_exact(SUM)) {
             *s = q.iter().map(|&q| i16::from(q)).sum();
         }
     }

@@ -240,7 +240,9 @@ impl Cache {
             let next = next.entry(row.seq).or_insert_with(|| self.len(row.seq));
             let (seq, pos) = (row.seq, row.pos);
             if pos as usize != *next {
-                return Err(Error::Batch(format!("sequence {seq}: position {pos} where {next} should follow")));
+                return Err(Error::Batch(format!(
+                    "sequence {seq}: position {pos} where {next} should follow"
+                )));
             }
             *next += 1;
             if *next > self.capacity {
@@ -263,8 +265,10 @@ impl Cache {
 
     fn unshare(&mut self, shared: usize) -> Result<usize> {
         let own = self.allocate()?;
-        let [from, to] =
-            self.chunks.get_disjoint_mut([shared, own]).map_err(|_| Error::Batch("chunk table is damaged".into()))?;
+        let [from, to] = self
+            .chunks
+            .get_disjoint_mut([shared, own])
+            .map_err(|_| Error::Batch("chunk table is damaged".into()))?;
         to.data.as_mut_slice().copy_from_slice(from.data.as_slice());
         from.users -= 1;
         Ok(own)

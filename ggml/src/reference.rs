@@ -29,7 +29,11 @@ impl Backend for Reference {
     }
 
     fn compile(&self, graph: &Graph, _layers: &[LayerCache], _max_rows: usize) -> Result<Box<dyn Program>> {
-        Ok(Box::new(Interpreter { graph: graph.clone(), f32_activations: self.f32_activations, bufs: vec![] }))
+        Ok(Box::new(Interpreter {
+            graph: graph.clone(),
+            f32_activations: self.f32_activations,
+            bufs: vec![],
+        }))
     }
 }
 
@@ -48,7 +52,11 @@ impl Program for Interpreter {
         for (id, values) in inputs {
             let buf = &mut self.bufs[id.0 as usize];
             if values.len() != buf.len() {
-                return Err(Error::Batch(format!("an input of {} values where {} fit", values.len(), buf.len())));
+                return Err(Error::Batch(format!(
+                    "an input of {} values where {} fit",
+                    values.len(),
+                    buf.len()
+                )));
             }
             buf.copy_from_slice(values);
         }

@@ -81,10 +81,7 @@ impl Bytes {
     /// Bytes of their own.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
-        Bytes {
-            owner: Arc::new(bytes),
-            range,
-        }
+        Bytes { owner: Arc::new(bytes), range }
     }
 
     /// The owner that keeps these bytes alive, and where in it they lie.
@@ -115,12 +112,7 @@ impl Tensor {
     /// `None` if a row is no whole number of blocks or the length is another.
     pub fn new(name: impl Into<Arc<str>>, ty: GgmlType, shape: Shape, bytes: Bytes) -> Option<Self> {
         let need = ty.row_bytes(shape.row_len())?.checked_mul(shape.n_rows())?;
-        (bytes.len() == need).then(|| Tensor {
-            name: name.into(),
-            ty,
-            shape,
-            bytes,
-        })
+        (bytes.len() == need).then(|| Tensor { name: name.into(), ty, shape, bytes })
     }
 
     /// An F32 tensor of its own from values in row-major order.

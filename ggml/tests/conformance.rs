@@ -20,7 +20,9 @@ use ggml_sys::{Bytes, GgmlType, Shape, Tensor};
 fn backends() -> Vec<Vec<Box<dyn Backend>>> {
     let threads = |n| NonZeroUsize::new(n).unwrap();
     kernels::available()
-        .map(|k| [1, 2, 5].map(|n| Box::new(Cpu::with_kernels(threads(n), k).unwrap()) as Box<dyn Backend>).into())
+        .map(|k| {
+            [1, 2, 5].map(|n| Box::new(Cpu::with_kernels(threads(n), k).unwrap()) as Box<dyn Backend>).into()
+        })
         .collect()
 }
 
@@ -144,7 +146,8 @@ fn product_bound(w: &Tensor, x: &[f32], ulps: f32) -> Box<dyn Fn(usize, f32) -> 
         .chunks_exact(k)
         .flat_map(|x| {
             let values = &values;
-            (0..n_out).map(move |r| values[r * k..][..k].iter().zip(x).map(|(a, b)| (a * b).abs()).sum::<f32>())
+            (0..n_out)
+                .map(move |r| values[r * k..][..k].iter().zip(x).map(|(a, b)| (a * b).abs()).sum::<f32>())
         })
         .collect();
     Box::new(move |i, _| sums[i] * ulps * f32::EPSILON)
@@ -216,7 +219,8 @@ fn linear_with_bias_residual_and_mixed_formats() {
             .enumerate()
             .map(|(i, &ty)| {
                 let n_out = 40 + 9 * i;
-                let b = Tensor::from_f32("bias", Shape::new(&[n_out]).unwrap(), &gaussian(n_out, 50)).unwrap();
+                let b =
+                    Tensor::from_f32("bias", Shape::new(&[n_out]).unwrap(), &gaussian(n_out, 50)).unwrap();
                 (weights.add(tensor(ty, &[256, n_out], 1.0, i as u64)), weights.add(b), n_out)
             })
             .collect();
@@ -352,7 +356,8 @@ fn over_cache(c: &mut Case, layer: LayerCache, n: usize, batch: usize) {
     if n > 0 {
         let mut g = Graph::new(Arc::default());
         let views = store(&mut g, &layer);
-        let inputs = views.iter().enumerate().map(|(i, v)| (v.buf, gaussian(n * v.width, 70 + i as u64))).collect();
+        let inputs =
+            views.iter().enumerate().map(|(i, v)| (v.buf, gaussian(n * v.width, 70 + i as u64))).collect();
         c.before = Some((g, n, inputs));
     }
     for (i, v) in store(&mut c.graph, &layer).into_iter().enumerate() {
@@ -374,7 +379,8 @@ fn attention_over_grouped_heads_and_over_latents() {
         for (n, batch) in lengths {
             let own = ValueRows::Own { dim: 32, ty };
             let grouped = LayerCache { n_head_kv: 2, k_dim: 64, k_ty: ty, v: own };
-            let latent = LayerCache { n_head_kv: 1, k_dim: 96, k_ty: ty, v: ValueRows::KeyPrefix { dim: 64 } };
+            let latent =
+                LayerCache { n_head_kv: 1, k_dim: 96, k_ty: ty, v: ValueRows::KeyPrefix { dim: 64 } };
             for (layer, n_head) in [(grouped, 6), (latent, 5)] {
                 let name = format!("attention over {n} and {batch} of {layer:?}");
                 let mut c = Case::new(name, Weights::default());
@@ -400,12 +406,8 @@ fn rows_of_several_sequences_attend_to_their_own() {
     for per_seq in [2, 9] {
         let mut c = Case::new(format!("three sequences of {per_seq}"), Weights::default());
         over_cache(&mut c, layer, 0, 3 * per_seq);
-        let row = |i: usize| Row {
-            token: 0,
-            pos: (i % per_seq) as u32,
-            seq: (i / per_seq) as u32,
-            output: true,
-        };
+        let row =
+            |i: usize| Row { token: 0, pos: (i % per_seq) as u32, seq: (i / per_seq) as u32, output: true };
         c.batch = (0..3 * per_seq).map(row).collect();
         let q = c.input(3 * per_seq, 4 * 32, 1.0, 9).heads(4);
         let y = c.graph.buffer(4 * 32, Rows::Tokens);
@@ -470,14 +472,24 @@ fn mla_in_its_naive_form_from_keys_stored_either_way() {
                     };
                     let w = weights.add(tensor(w_ty, &[rank, n_v, heads], 0.15, 2));
                     let v_up = Stack { w, row0: 0, stride: n_v, rows: n_v, n: heads };
-                    let name = format!("naive MLA, {w_ty} over {ty}, {n} and {batch}, transposed {transposed}");
+                    let name =
+                        format!("naive MLA, {w_ty} over {ty}, {n} and {batch}, transposed {transposed}");
                     let mut c = Case::new(name, weights);
                     let v = ValueRows::KeyPrefix { dim: rank };
                     let layer = LayerCache { n_head_kv: 1, k_dim: rank + rope, k_ty: ty, v };
                     over_cache(&mut c, layer, n, batch);
                     let q = c.input(batch, heads * (nope + rope), 1.0, 3).heads(heads);
                     let y = c.graph.buffer(heads * n_v, Rows::Tokens);
-                    let op = MlaNaive { layer: 0, q, kv_lora_rank: rank, n_nope: nope, k_up, v_up, scale: 0.125, y: y.heads(heads) };
+                    let op = MlaNaive {
+                        layer: 0,
+                        q,
+                        kv_lora_rank: rank,
+                        n_nope: nope,
+                        k_up,
+                        v_up,
+                        scale: 0.125,
+                        y: y.heads(heads),
+                    };
                     c.graph.push(op).unwrap();
                     c.out = c.graph.output(y);
                     c.bound = Box::new(move |_, _| bound);

@@ -19,9 +19,7 @@ fn every_format_decodes_to_the_last_bit() {
             continue;
         }
         let name = format.name.to_lowercase();
-        let tensor = gguf
-            .tensor(&name)
-            .unwrap_or_else(|| panic!("{name} is in the file"));
+        let tensor = gguf.tensor(&name).unwrap_or_else(|| panic!("{name} is in the file"));
         assert_eq!(tensor.ty(), format.ty);
         let (_, want) = expected.f32(&name);
         let got = tensor.to_f32();
@@ -43,11 +41,7 @@ fn rmse(format: &Format, n: usize, source: &[f32]) -> f64 {
         }
         format.encode(row, &mut blocks).expect("an encoder");
         format.decode(&blocks, &mut decoded);
-        sum += row
-            .iter()
-            .zip(&decoded)
-            .map(|(x, y)| f64::from(x - y).powi(2))
-            .sum::<f64>();
+        sum += row.iter().zip(&decoded).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
         count += n;
     }
     (sum / count as f64).sqrt()
@@ -63,9 +57,7 @@ fn encoders_lose_no_more_than_ggmls() {
         let Kind::Blocks(Blocks { encode: Some(_), .. }) = format.kind else {
             continue;
         };
-        let ggml = reference["types"][format.name]["none"]["rmse"]
-            .as_f64()
-            .expect("its error");
+        let ggml = reference["types"][format.name]["none"]["rmse"].as_f64().expect("its error");
         let ours = rmse(format, shape[1], &source);
         let bound = if format.name == "Q8_0" { 1.0 } else { 1.002 };
         assert!(ours <= bound * ggml, "{}: {ours:e} for {ggml:e}", format.name);
@@ -82,9 +74,7 @@ fn q8_0_encodes_to_ggmls_bytes() {
     for ty in [GgmlType::Q8_0, GgmlType::BF16] {
         let mut blocks = vec![0; ty.row_bytes(source.len()).expect("whole blocks")];
         ty.format().encode(&source, &mut blocks).expect("an encoder");
-        let want = reference["types"][ty.name()]["none"]["sha256_of_blocks"]
-            .as_str()
-            .expect("a hash");
+        let want = reference["types"][ty.name()]["none"]["sha256_of_blocks"].as_str().expect("a hash");
         assert_eq!(sha256::hex(&blocks), want, "{ty}");
     }
 }
@@ -116,9 +106,7 @@ fn worst_case(ty: GgmlType) -> f32 {
 
 fn encoders() -> impl Iterator<Item = (&'static Format, Encode)> {
     FORMATS.iter().filter_map(|format| match format.kind {
-        Kind::Blocks(Blocks {
-            encode: Some(encode), ..
-        }) => Some((format, encode)),
+        Kind::Blocks(Blocks { encode: Some(encode), .. }) => Some((format, encode)),
         _ => None,
     })
 }

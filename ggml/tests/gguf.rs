@@ -60,22 +60,11 @@ fn a_model_file_says_what_it_is() {
     assert_eq!(m.require_strings("tokenizer.ggml.tokens").unwrap().len(), 512);
     assert_eq!(m.require_i32s("tokenizer.ggml.token_type").unwrap().len(), 512);
     let q = file.tensor("blk.1.attn_k.weight").unwrap();
-    assert_eq!(
-        (q.ty(), q.shape(), q.bytes().len()),
-        (GgmlType::F16, Shape([256, 64, 1, 1]), 2 * 256 * 64)
-    );
+    assert_eq!((q.ty(), q.shape(), q.bytes().len()), (GgmlType::F16, Shape([256, 64, 1, 1]), 2 * 256 * 64));
     assert!(file.tensor("blk.2.attn_k.weight").is_none());
-    assert_eq!(
-        (file.path(), file.size()),
-        (&*path, std::fs::metadata(&path).unwrap().len())
-    );
-    let [shard] = file.shards() else {
-        panic!("{} shards", file.shards().len())
-    };
-    assert_eq!(
-        (shard.version(), shard.alignment(), shard.data_start() % 32),
-        (3, 32, 0)
-    );
+    assert_eq!((file.path(), file.size()), (&*path, std::fs::metadata(&path).unwrap().len()));
+    let [shard] = file.shards() else { panic!("{} shards", file.shards().len()) };
+    assert_eq!((shard.version(), shard.alignment(), shard.data_start() % 32), (3, 32, 0));
     // Names are kept by tensors that outlive the file.
     let kept = q.clone();
     drop(file);
@@ -84,28 +73,17 @@ fn a_model_file_says_what_it_is() {
 
 #[test]
 fn vocabularies_are_read_in_place() {
-    let counts = [
-        ("deepseek-coder", 32_256),
-        ("deepseek-llm", 102_400),
-        ("llama-bpe", 128_256),
-        ("qwen2", 151_936),
-    ];
+    let counts =
+        [("deepseek-coder", 32_256), ("deepseek-llm", 102_400), ("llama-bpe", 128_256), ("qwen2", 151_936)];
     for (name, n_tokens) in counts {
         let path = fixtures::vocab(name).gguf;
         let file = Gguf::open(&path).unwrap();
         assert!(file.tensors().is_empty());
         let tokens = file.metadata().require_strings("tokenizer.ggml.tokens").unwrap();
-        assert_eq!(
-            (tokens.len(), tokens.iter().len()),
-            (n_tokens, n_tokens),
-            "{name}"
-        );
+        assert_eq!((tokens.len(), tokens.iter().len()), (n_tokens, n_tokens), "{name}");
         assert!(tokens.iter().enumerate().all(|(i, t)| tokens.get(i) == Some(t)));
         let merges = file.metadata().require_strings("tokenizer.ggml.merges").unwrap();
-        assert!(
-            (0..merges.len()).all(|i| merges.get_str(i).is_some_and(|m| m.contains(' '))),
-            "{name}"
-        );
+        assert!((0..merges.len()).all(|i| merges.get_str(i).is_some_and(|m| m.contains(' '))), "{name}");
     }
 }
 
@@ -181,13 +159,8 @@ fn strings_need_not_be_utf8() {
     let file = open_bytes(raw.0);
     let m = file.metadata();
     let e = m.str("name").unwrap_err().to_string();
-    assert!(
-        e.contains("'name'") && e.contains("UTF-8") && e.contains("at 2"),
-        "{e}"
-    );
-    let Some(Value::String(name)) = m.get("name") else {
-        panic!()
-    };
+    assert!(e.contains("'name'") && e.contains("UTF-8") && e.contains("at 2"), "{e}");
+    let Some(Value::String(name)) = m.get("name") else { panic!() };
     assert_eq!(name.as_bytes(), b"ab\xff");
     let tokens = m.require_strings("tokens").unwrap();
     assert_eq!((tokens.get(0), tokens.get_str(0)), (Some(&b"\xe4\xbd"[..]), None));
@@ -239,23 +212,14 @@ fn the_writer_replaces_removes_and_refuses() {
     assert_eq!(w.metadata().u32("d").unwrap(), Some(3));
 
     w.tensor("x", GgmlType::F32, Shape([3, 1, 1, 1])).unwrap();
-    let e = w
-        .tensor("x", GgmlType::F32, Shape([3, 1, 1, 1]))
-        .unwrap_err()
-        .to_string();
+    let e = w.tensor("x", GgmlType::F32, Shape([3, 1, 1, 1])).unwrap_err().to_string();
     assert!(e.contains("'x'") && e.contains("twice"), "{e}");
-    let e = w
-        .tensor("y", GgmlType::Q8_0, Shape([33, 1, 1, 1]))
-        .unwrap_err()
-        .to_string();
+    let e = w.tensor("y", GgmlType::Q8_0, Shape([33, 1, 1, 1])).unwrap_err().to_string();
     assert!(e.contains("'y'") && e.contains("Q8_0"), "{e}");
     let mut data = w.begin(Vec::new()).unwrap();
     data.write(&[0; 8]).unwrap();
     let e = data.write(&[0; 5]).unwrap_err().to_string();
-    assert!(
-        e.starts_with("new.gguf: ") && e.contains("'x'") && e.contains("4 are left"),
-        "{e}"
-    );
+    assert!(e.starts_with("new.gguf: ") && e.contains("'x'") && e.contains("4 are left"), "{e}");
     let e = data.finish().unwrap_err().to_string();
     assert!(e.contains("'x'") && e.contains("8 of its 12"), "{e}");
     let mut data = w.begin(Vec::new()).unwrap();
@@ -263,13 +227,7 @@ fn the_writer_replaces_removes_and_refuses() {
     let e = data.write(&[0; 1]).unwrap_err().to_string();
     assert!(e.contains("beyond the last tensor"), "{e}");
     w.set("general.alignment", 24u32);
-    assert!(
-        w.begin(Vec::new())
-            .err()
-            .unwrap()
-            .to_string()
-            .contains("alignment of 24")
-    );
+    assert!(w.begin(Vec::new()).err().unwrap().to_string().contains("alignment of 24"));
     assert!(w.file_size().is_err());
 }
 
@@ -297,10 +255,7 @@ fn versions_2_and_an_alignment_of_its_own() {
         .zeros(128)
         .bytes(bytemuck::cast_slice(&[1f32, 2.0, 3.0, 4.0]));
     let file = open_bytes(raw.0);
-    assert_eq!(
-        (file.shards()[0].version(), file.shards()[0].alignment()),
-        (2, 128)
-    );
+    assert_eq!((file.shards()[0].version(), file.shards()[0].alignment()), (2, 128));
     assert_eq!(file.tensor("a").unwrap().to_f32(), [1.0, 2.0, 3.0, 4.0]);
 }
 
@@ -342,9 +297,7 @@ fn a_split_model_is_opened_by_any_of_its_shards() {
         }
         // Hints reach whichever shard the bytes are in, and leave other memory alone.
         file.advise(Access::Random);
-        file.tensors()
-            .iter()
-            .for_each(|t| file.will_need(&t.bytes()[1..]));
+        file.tensors().iter().for_each(|t| file.will_need(&t.bytes()[1..]));
         file.will_need(b"elsewhere");
         file.advise(Access::Sequential);
         file.advise(Access::Normal);
@@ -356,9 +309,7 @@ fn a_split_model_is_opened_by_any_of_its_shards() {
 fn files_larger_than_memory_are_mapped() {
     // 1 TiB with a hole where nearly all of it would be; filesystems that cannot do it are excused.
     const ROWS: u64 = 1 << 31;
-    let raw = Raw::new(1, 0)
-        .tensor("token_embd.weight", &[256, ROWS], 1, 0)
-        .pad(32);
+    let raw = Raw::new(1, 0).tensor("token_embd.weight", &[256, ROWS], 1, 0).pad(32);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &raw.0).unwrap();
     let size = raw.0.len() as u64 + ROWS * 512;
@@ -373,8 +324,5 @@ fn files_larger_than_memory_are_mapped() {
     // One byte less and its end is outside.
     file.as_file().set_len(size - 1).unwrap();
     let e = Gguf::open(file.path()).unwrap_err().to_string();
-    assert!(
-        e.contains("'token_embd.weight'") && e.contains("cut short"),
-        "{e}"
-    );
+    assert!(e.contains("'token_embd.weight'") && e.contains("cut short"), "{e}");
 }

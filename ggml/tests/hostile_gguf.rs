@@ -64,9 +64,7 @@ fn refuse(case: &str, file: &str, mentions: &[&str], open: impl FnOnce() -> Resu
     TOTAL.set(0);
     let result = open();
     let (largest, total) = (LARGEST.get(), TOTAL.get());
-    let Err(error) = result else {
-        panic!("{case}: was opened")
-    };
+    let Err(error) = result else { panic!("{case}: was opened") };
     one_line::check(&error, file);
     let text = error.to_string();
     for mention in mentions {
@@ -108,10 +106,7 @@ fn one_array(key: &str, ty: u32, n: u64) -> Raw {
 
 /// A file with one F32 tensor, followed by 4 KiB of data.
 fn one_tensor(dims: &[u64], ty: u32, offset: u64) -> Raw {
-    Raw::new(1, 0)
-        .tensor("blk.0.attn_q.weight", dims, ty, offset)
-        .pad(32)
-        .zeros(4096)
+    Raw::new(1, 0).tensor("blk.0.attn_q.weight", dims, ty, offset).pad(32).zeros(4096)
 }
 
 const F32: u32 = 0;
@@ -332,9 +327,7 @@ struct Shards {
 
 impl Shards {
     fn new() -> Self {
-        Shards {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Shards { dir: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self, no: u32, count: u32) -> std::path::PathBuf {
@@ -425,27 +418,13 @@ fn shards_by_themselves() {
 fn paths_that_are_no_files() {
     let dir = tempfile::tempdir().unwrap();
     let name = |p: &Path| p.to_str().unwrap().to_string();
-    refuse("directory", &name(dir.path()), &["directory"], || {
-        Gguf::open(dir.path())
-    });
+    refuse("directory", &name(dir.path()), &["directory"], || Gguf::open(dir.path()));
     let missing = dir.path().join("missing.gguf");
-    refuse(
-        "missing",
-        &name(&missing),
-        &["cannot open", "No such file"],
-        || Gguf::open(&missing),
-    );
+    refuse("missing", &name(&missing), &["cannot open", "No such file"], || Gguf::open(&missing));
     #[cfg(unix)]
-    refuse("device", "/dev/null", &["no regular file"], || {
-        Gguf::open(Path::new("/dev/null"))
-    });
+    refuse("device", "/dev/null", &["no regular file"], || Gguf::open(Path::new("/dev/null")));
     // The name itself may try to break the line.
     let path = dir.path().join("a\nb.gguf");
     std::fs::write(&path, b"").unwrap();
-    refuse(
-        "name with a line break",
-        dir.path().to_str().unwrap(),
-        &["a\\nb.gguf"],
-        || Gguf::open(&path),
-    );
+    refuse("name with a line break", dir.path().to_str().unwrap(), &["a\\nb.gguf"], || Gguf::open(&path));
 }

@@ -24,10 +24,7 @@ fn good() -> Vec<u8> {
     w.set("f64", 0.25f64);
     w.set("bool", true);
     w.set("general.alignment", 64u32);
-    w.set(
-        "strings",
-        StringArray::from_strings(["", "a", "\u{120}the", "<0x0A>"]).unwrap(),
-    );
+    w.set("strings", StringArray::from_strings(["", "a", "\u{120}the", "<0x0A>"]).unwrap());
     w.set("numbers", &[1i32, 2, 3][..]);
     w.set("floats", &[1f32, -2.0][..]);
     w.set("bools", &[true, false][..]);
@@ -75,12 +72,7 @@ fn every_prefix() {
     let good = good();
     // Behind the last tensor's last byte there is only padding, which may be missing.
     let last = ggml_sys::gguf::Gguf::from_bytes(Arc::new(good.clone()), "good.gguf").unwrap();
-    let needed = last
-        .tensors()
-        .iter()
-        .map(|t| t.shared_bytes().parts().1.end)
-        .max()
-        .unwrap();
+    let needed = last.tensors().iter().map(|t| t.shared_bytes().parts().1.end).max().unwrap();
     for n in 0..good.len() {
         let opened = exercise::open_and_use(good[..n].to_vec());
         assert_eq!(opened.is_ok(), n >= needed, "{n} of {needed}");

@@ -109,7 +109,8 @@ impl Engine {
 
     fn form(&self, rows: &[Row]) -> MlaForm {
         let keys = rows.iter().map(|r| r.pos as usize + 1).max().unwrap_or(0);
-        let cheaper = || self.model.network().mla().map_or(MlaForm::Absorbed, |c| c.cheaper(rows.len(), keys));
+        let cheaper =
+            || self.model.network().mla().map_or(MlaForm::Absorbed, |c| c.cheaper(rows.len(), keys));
         self.options.mla.unwrap_or_else(cheaper)
     }
 

@@ -51,7 +51,8 @@ impl<'a> Loader<'a> {
                 let all = self.metadata().require_u32s(&key)?;
                 let first = all.first().copied();
                 if all.iter().any(|v| Some(*v) != first) {
-                    return Err(self.config_error(format!("{key} differs from layer to layer, which is not supported")));
+                    return Err(self
+                        .config_error(format!("{key} differs from layer to layer, which is not supported")));
                 }
                 first.map(|v| v as usize)
             }
@@ -59,7 +60,9 @@ impl<'a> Loader<'a> {
         };
         match value {
             // Dimensions beyond 32 bits make no sense, and below they can be multiplied without care.
-            Some(v) if v > u32::MAX as usize => Err(self.config_error(format!("{key} is {v}, beyond any sense"))),
+            Some(v) if v > u32::MAX as usize => {
+                Err(self.config_error(format!("{key} is {v}, beyond any sense")))
+            }
             v => Ok(v),
         }
     }

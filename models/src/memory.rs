@@ -32,7 +32,8 @@ impl MemoryPlan {
         let layers = model.network().cache(k_ty.unwrap_or(default), v_ty.unwrap_or(default));
         let file: u64 = model.gguf().tensors().iter().map(|t| t.bytes().len() as u64).sum();
         let own = |t: &ggml_sys::Tensor| model.gguf().tensor(t.name()).is_none();
-        let derived = model.weights().iter().filter(|(_, t)| own(t)).map(|(_, t)| t.bytes().len() as u64).sum();
+        let derived =
+            model.weights().iter().filter(|(_, t)| own(t)).map(|(_, t)| t.bytes().len() as u64).sum();
         MemoryPlan {
             weights: file,
             derived,
@@ -91,7 +92,13 @@ mod tests {
     use super::*;
 
     fn plan(available: u64, weights: u64) -> MemoryPlan {
-        MemoryPlan { weights, derived: 0, per_position: 1 << 20, n_ctx_train: 131_072, available: Some(available) }
+        MemoryPlan {
+            weights,
+            derived: 0,
+            per_position: 1 << 20,
+            n_ctx_train: 131_072,
+            available: Some(available),
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use ggml_sys::Result;
 use ggml_sys::graph::{Graph, Heads, Rows, Stack, View, WeightId};
 use ggml_sys::ops::{
-    Attention, Embed, Experts, GateUp, HeadLinear, Linear, MlaNaive, Op, Pairing, Projection, RmsNorm, RopeTable, Router,
-    SelectOutputs, StoreKv,
+    Attention, Embed, Experts, GateUp, HeadLinear, Linear, MlaNaive, Op, Pairing, Projection, RmsNorm,
+    RopeTable, Router, SelectOutputs, StoreKv,
 };
 
 use crate::rope::Rope;
@@ -119,7 +119,14 @@ impl<'a> Recorder<'a> {
     }
 
     /// Attention over the cache; `n_out` columns.
-    pub fn attention(&mut self, layer: usize, q: Heads, n_head_kv: usize, scale: f32, v_dim: usize) -> Result<View> {
+    pub fn attention(
+        &mut self,
+        layer: usize,
+        q: Heads,
+        n_head_kv: usize,
+        scale: f32,
+        v_dim: usize,
+    ) -> Result<View> {
         let y = self.buffer(q.n * v_dim);
         self.g.push(Attention { layer, n_head_kv, q, scale, y: y.heads(q.n) })?;
         Ok(y)
@@ -131,8 +138,14 @@ impl<'a> Recorder<'a> {
     }
 
     /// Chooses `n_used` experts by gate logits and adds their weighted outputs to `y`.
-    pub fn experts_add(&mut self, x: View, n_used: usize, router: impl FnOnce(ggml_sys::graph::SelId) -> Router,
-        (gate, up, down): (Stack, Stack, Stack), y: View) -> Result<()> {
+    pub fn experts_add(
+        &mut self,
+        x: View,
+        n_used: usize,
+        router: impl FnOnce(ggml_sys::graph::SelId) -> Router,
+        (gate, up, down): (Stack, Stack, Stack),
+        y: View,
+    ) -> Result<()> {
         let sel = self.g.selection(n_used);
         self.g.push(router(sel))?;
         self.g.push(Experts { x, sel, gate, up, down, y })

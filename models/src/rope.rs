@@ -44,7 +44,8 @@ impl Rope {
         if base <= 0.0 {
             return Err(l.config_error(format!("rope.freq_base is {base}")));
         }
-        let mut freqs: Vec<f64> = (0..n_dims / 2).map(|i| base.powf(-2.0 * i as f64 / n_dims as f64)).collect();
+        let mut freqs: Vec<f64> =
+            (0..n_dims / 2).map(|i| base.powf(-2.0 * i as f64 / n_dims as f64)).collect();
         if let Some(id) = l.find_vector("rope_freqs.weight", n_dims / 2)? {
             divide(&mut freqs, l, id);
         }
@@ -89,7 +90,8 @@ impl Yarn {
             Some(n) => n,
             None => l.usize("context_length")?,
         };
-        let get = |key: &str, default: f32| Ok::<_, crate::Error>(f64::from(l.find_f32(key)?.unwrap_or(default)));
+        let get =
+            |key: &str, default: f32| Ok::<_, crate::Error>(f64::from(l.find_f32(key)?.unwrap_or(default)));
         Ok(Yarn {
             factor,
             original_context: original,
@@ -103,7 +105,8 @@ impl Yarn {
     /// stay, those that turn less than `beta_slow` times are stretched.
     fn scale(&self, base: f64, freqs: &mut [f64]) {
         let n_dims = 2.0 * freqs.len() as f64;
-        let dim = |turns: f64| n_dims * (self.original_context as f64 / (turns * TAU)).ln() / (2.0 * base.ln());
+        let dim =
+            |turns: f64| n_dims * (self.original_context as f64 / (turns * TAU)).ln() / (2.0 * base.ln());
         let low = dim(self.beta_fast).floor().max(0.0);
         let high = dim(self.beta_slow).ceil().min(n_dims - 1.0);
         for (i, f) in freqs.iter_mut().enumerate() {
@@ -155,7 +158,8 @@ mod tests {
 
     #[test]
     fn linear_scaling_divides_all() {
-        let r = rope(&[("rope.scaling.type", "linear".into()), ("rope.scaling.factor", 4f32.into())], 4).unwrap();
+        let r =
+            rope(&[("rope.scaling.type", "linear".into()), ("rope.scaling.factor", 4f32.into())], 4).unwrap();
         assert_eq!((&*r.freqs, r.scale), (&[0.25, 0.0025][..], 1.0));
     }
 

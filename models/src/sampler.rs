@@ -190,10 +190,19 @@ mod tests {
 
     #[test]
     fn filters_keep_what_they_say() {
-        near(&frequencies(SamplerOptions { top_k: 2, ..options() }, &LOGITS, &[]), &[0.0, 1.0 / 3.0, 0.0, 2.0 / 3.0]);
+        near(
+            &frequencies(SamplerOptions { top_k: 2, ..options() }, &LOGITS, &[]),
+            &[0.0, 1.0 / 3.0, 0.0, 2.0 / 3.0],
+        );
         near(&frequencies(SamplerOptions { top_p: 0.59, ..options() }, &LOGITS, &[]), &[0.0, 0.0, 0.0, 1.0]);
-        near(&frequencies(SamplerOptions { top_p: 0.61, ..options() }, &LOGITS, &[]), &[0.0, 1.0 / 3.0, 0.0, 2.0 / 3.0]);
-        near(&frequencies(SamplerOptions { min_p: 0.4, ..options() }, &LOGITS, &[]), &[0.0, 1.0 / 3.0, 0.0, 2.0 / 3.0]);
+        near(
+            &frequencies(SamplerOptions { top_p: 0.61, ..options() }, &LOGITS, &[]),
+            &[0.0, 1.0 / 3.0, 0.0, 2.0 / 3.0],
+        );
+        near(
+            &frequencies(SamplerOptions { min_p: 0.4, ..options() }, &LOGITS, &[]),
+            &[0.0, 1.0 / 3.0, 0.0, 2.0 / 3.0],
+        );
     }
 
     #[test]

@@ -92,7 +92,10 @@ fn transformers() {
             (set("llama.attention.head_count", 7u32), &["7 heads", "2"]),
             (set("llama.attention.head_count_kv", 0u32), &["8 heads", "0 key/value heads"]),
             (set("llama.attention.head_count_kv", 3u32), &["8 heads", "3"]),
-            (set("llama.attention.head_count", Value::from(&[8u32, 4][..])), &["head_count", "layer to layer"]),
+            (
+                set("llama.attention.head_count", Value::from(&[8u32, 4][..])),
+                &["head_count", "layer to layer"],
+            ),
             (set("llama.attention.key_length", 0u32), &["heads of 0"]),
             (set("llama.attention.key_length", u32::MAX), &["attn_q.weight"]),
             (set("llama.rope.dimension_count", 33u32), &["33"]),

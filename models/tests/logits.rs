@@ -19,7 +19,13 @@ fn cpu() -> Arc<dyn Backend> {
     Arc::new(Cpu::new(NonZeroUsize::new(2).unwrap()).unwrap())
 }
 
-fn session(file: &Path, backend: Arc<dyn Backend>, cache: GgmlType, mla: Option<MlaForm>, n_batch: usize) -> Session {
+fn session(
+    file: &Path,
+    backend: Arc<dyn Backend>,
+    cache: GgmlType,
+    mla: Option<MlaForm>,
+    n_batch: usize,
+) -> Session {
     let model = Arc::new(Model::load(Gguf::open(file).unwrap()).unwrap());
     let options = EngineOptions { n_ctx: 512, k_ty: Some(cache), v_ty: Some(cache), n_batch, mla };
     Session::new(Engine::new(model, backend, options).unwrap())
@@ -88,10 +94,14 @@ fn f32_logits_equal_transformers() {
 fn f16_files_with_an_f32_cache_give_the_same_logits() {
     for (name, _) in cases() {
         let file = fixtures::model(name).f16;
-        compare(name, || session(&file, cpu(), GgmlType::F32, None, 512), |at, got, want| {
-            let e = max_error(got, want);
-            assert!(e <= MAX_ERROR, "{at}: off by {e}");
-        });
+        compare(
+            name,
+            || session(&file, cpu(), GgmlType::F32, None, 512),
+            |at, got, want| {
+                let e = max_error(got, want);
+                assert!(e <= MAX_ERROR, "{at}: off by {e}");
+            },
+        );
     }
 }
 
@@ -100,10 +110,14 @@ fn an_f16_cache_costs_little() {
     for (name, forms) in cases() {
         let file = fixtures::model(name).f16;
         for &mla in forms {
-            compare(name, || session(&file, cpu(), GgmlType::F16, mla, 512), |at, got, want| {
-                let d = kl(want, got);
-                assert!(d <= 1e-3, "{at}, {mla:?}: KL {d}");
-            });
+            compare(
+                name,
+                || session(&file, cpu(), GgmlType::F16, mla, 512),
+                |at, got, want| {
+                    let d = kl(want, got);
+                    assert!(d <= 1e-3, "{at}, {mla:?}: KL {d}");
+                },
+            );
         }
     }
 }
@@ -114,10 +128,14 @@ fn a_q8_0_cache_costs_a_little_more() {
     for (name, forms) in cases().filter(|c| !c.0.starts_with("deepseek")) {
         let file = fixtures::model(name).f16;
         for &mla in forms {
-            compare(name, || session(&file, cpu(), GgmlType::Q8_0, mla, 512), |at, got, want| {
-                let d = kl(want, got);
-                assert!(d <= 2e-2, "{at}, {mla:?}: KL {d}");
-            });
+            compare(
+                name,
+                || session(&file, cpu(), GgmlType::Q8_0, mla, 512),
+                |at, got, want| {
+                    let d = kl(want, got);
+                    assert!(d <= 2e-2, "{at}, {mla:?}: KL {d}");
+                },
+            );
         }
     }
 }

@@ -85,7 +85,8 @@ fn old_files_give_the_same_logits() {
                 for prompt in fixture.reference().prompts {
                     let cpu = Arc::new(Cpu::new(NonZeroUsize::new(2).unwrap()).unwrap());
                     let f32 = Some(GgmlType::F32);
-                    let options = EngineOptions { n_ctx: 512, k_ty: f32, v_ty: f32, n_batch: 512, mla: Some(mla) };
+                    let options =
+                        EngineOptions { n_ctx: 512, k_ty: f32, v_ty: f32, n_batch: 512, mla: Some(mla) };
                     let mut s = Session::new(Engine::new(model.clone(), cpu, options).unwrap());
                     let got = s.eval(&prompt.ids, Want::All).unwrap();
                     let (shape, want) = tensors.f32(&prompt.output.logits);

@@ -135,8 +135,7 @@ impl Compiler<'_> {
 
     fn experts(&mut self, o: &Experts) {
         let n_used = self.graph.n_used(o.sel);
-        let mut grouping =
-            Grouping { region: super::exec::RegionId(0), n_expert: o.gate.n, n_used };
+        let mut grouping = Grouping { region: super::exec::RegionId(0), n_expert: o.gate.n, n_used };
         grouping.region = self.p.region(grouping.words_for(self.p.max_rows));
         let groups = Resource::Region(grouping.region);
         let sel = Resource::Region(self.p.sel_region(o.sel));
@@ -179,7 +178,9 @@ impl Compiler<'_> {
             return ExpertInput { w, single, gathered: found };
         }
         let gathered = match self.act(w.w) {
-            ActFormat::F32 => Input::Plain(self.p.region(x.width * grouping.n_used * self.p.max_rows), x.width),
+            ActFormat::F32 => {
+                Input::Plain(self.p.region(x.width * grouping.n_used * self.p.max_rows), x.width)
+            }
             format => Input::Q8(self.p.slot(x.width, format, 1, grouping.n_used), 0),
         };
         let uses = Uses::new([region(single), Resource::Region(grouping.region)], [region(gathered)]);

@@ -64,7 +64,9 @@ impl Backend for Cpu {
         for (il, l) in layers.iter().enumerate() {
             if [l.k_ty, l.v_ty()].iter().any(|t| !CACHE_TYPES.contains(t)) {
                 let (k, v) = (l.k_ty, l.v_ty());
-                return Err(Error::Unsupported(format!("layer {il}: a cache of {k} and {v}; known are F32, F16, Q8_0")));
+                return Err(Error::Unsupported(format!(
+                    "layer {il}: a cache of {k} and {v}; known are F32, F16, Q8_0"
+                )));
             }
         }
         let plan = compile::compile(graph, layers, max_rows);
@@ -87,7 +89,8 @@ impl Backend for Cpu {
 }
 
 /// Formats that cache rows can have.
-pub const CACHE_TYPES: [crate::GgmlType; 3] = [crate::GgmlType::F32, crate::GgmlType::F16, crate::GgmlType::Q8_0];
+pub const CACHE_TYPES: [crate::GgmlType; 3] =
+    [crate::GgmlType::F32, crate::GgmlType::F16, crate::GgmlType::Q8_0];
 
 /// Scratch memory that only its thread touches.
 struct ThreadMemory(UnsafeCell<AlignedBuf>);
@@ -160,4 +163,3 @@ impl Program for CpuProgram {
         Ok(unsafe { std::slice::from_raw_parts(at, len) }.to_vec())
     }
 }
-

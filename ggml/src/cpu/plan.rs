@@ -126,7 +126,10 @@ pub(super) struct Uses {
 
 impl Uses {
     /// Reads of the first, writes of the second.
-    pub fn new(reads: impl IntoIterator<Item = Resource>, writes: impl IntoIterator<Item = Resource>) -> Self {
+    pub fn new(
+        reads: impl IntoIterator<Item = Resource>,
+        writes: impl IntoIterator<Item = Resource>,
+    ) -> Self {
         Uses { reads: reads.into_iter().collect(), writes: writes.into_iter().collect() }
     }
 
@@ -179,7 +182,16 @@ impl<'g> Planner<'g> {
         let mut regions: Vec<usize> = graph.bufs.iter().map(|b| b.width * max_rows).collect();
         let first_sel = regions.len();
         regions.extend(graph.sels.iter().map(|n| n * max_rows * size_of::<(u32, f32)>() / 4));
-        Planner { graph, max_rows, regions, first_sel, phases: vec![], last_split: 0, quantized: vec![], gathered: vec![] }
+        Planner {
+            graph,
+            max_rows,
+            regions,
+            first_sel,
+            phases: vec![],
+            last_split: 0,
+            quantized: vec![],
+            gathered: vec![],
+        }
     }
 
     /// A new region of so many floats.
@@ -206,8 +218,16 @@ impl<'g> Planner<'g> {
         let sel = |s: &crate::graph::SelId| Resource::Region(self.sel_region(*s));
         let cache = |l: &usize| Resource::Cache(*l);
         Uses::new(
-            a.reads.iter().map(columns).chain(a.sel_reads.iter().map(sel)).chain(a.cache_reads.iter().map(cache)),
-            a.writes.iter().map(columns).chain(a.sel_writes.iter().map(sel)).chain(a.cache_writes.iter().map(cache)),
+            a.reads
+                .iter()
+                .map(columns)
+                .chain(a.sel_reads.iter().map(sel))
+                .chain(a.cache_reads.iter().map(cache)),
+            a.writes
+                .iter()
+                .map(columns)
+                .chain(a.sel_writes.iter().map(sel))
+                .chain(a.cache_writes.iter().map(cache)),
         )
     }
 

@@ -132,7 +132,8 @@ impl Pool {
         let mut pool = Pool { shared, threads: vec![], busy: Mutex::new(()) };
         for id in 1..n {
             let shared = pool.shared.clone();
-            let thread = std::thread::Builder::new().name(format!("fathom-{id}")).spawn(move || serve(&shared, id))?;
+            let thread =
+                std::thread::Builder::new().name(format!("fathom-{id}")).spawn(move || serve(&shared, id))?;
             pool.threads.push(thread);
         }
         Ok(pool)
@@ -280,8 +281,11 @@ fn physical_cores() -> Option<NonZeroUsize> {
     let mut siblings = std::collections::HashSet::new();
     for entry in std::fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
         let name = entry.file_name();
-        let is_cpu = name.to_str().and_then(|n| n.strip_prefix("cpu")).is_some_and(|n| n.parse::<u32>().is_ok());
-        if let (true, Ok(list)) = (is_cpu, std::fs::read_to_string(entry.path().join("topology/thread_siblings_list"))) {
+        let is_cpu =
+            name.to_str().and_then(|n| n.strip_prefix("cpu")).is_some_and(|n| n.parse::<u32>().is_ok());
+        if let (true, Ok(list)) =
+            (is_cpu, std::fs::read_to_string(entry.path().join("topology/thread_siblings_list")))
+        {
             siblings.insert(list);
         }
     }
@@ -330,7 +334,8 @@ mod tests {
             for round in 0..200 {
                 w.for_each(64, |i| {
                     // The neighbour was last written in the round before, by whichever thread.
-                    let all_same = cells.iter().all(|c| matches!(c.load(Relaxed), r if r == round || r == round + 1));
+                    let all_same =
+                        cells.iter().all(|c| matches!(c.load(Relaxed), r if r == round || r == round + 1));
                     assert!(all_same, "round {round}, item {i}");
                     cells[i].store(round + 1, Relaxed);
                 });

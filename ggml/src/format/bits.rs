@@ -12,11 +12,7 @@ impl F16 {
     /// The nearest finite number, ties to even; zero for a NaN.
     pub fn new(x: f32) -> Self {
         let largest = f16::MAX.to_f32();
-        let x = if x.is_nan() {
-            0.0
-        } else {
-            x.clamp(-largest, largest)
-        };
+        let x = if x.is_nan() { 0.0 } else { x.clamp(-largest, largest) };
         F16(f16::from_f32(x).to_le_bytes())
     }
 
@@ -58,10 +54,7 @@ pub fn five_bits(packed: &[u8; 16], high: [u8; 4], qs: &mut [i8; 32], f: impl Fn
 
 /// The inverse of [`five_bits`] for integers of 0..=31.
 pub fn pack_five_bits(qs: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
-    let high = qs
-        .iter()
-        .enumerate()
-        .fold(0u32, |high, (i, &q)| high | u32::from(q >> 4 & 1) << i);
+    let high = qs.iter().enumerate().fold(0u32, |high, (i, &q)| high | u32::from(q >> 4 & 1) << i);
     (pack_nibbles(qs), high.to_le_bytes())
 }
 
@@ -69,12 +62,7 @@ pub fn pack_five_bits(qs: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
 /// of byte l are number l, bits 2-3 number l + 32, and so on.
 pub fn pack_two_bits(qs: &[u8]) -> [u8; 64] {
     let mut packed = [0; 64];
-    for (packed, qs) in packed
-        .as_chunks_mut::<32>()
-        .0
-        .iter_mut()
-        .zip(qs.as_chunks::<128>().0)
-    {
+    for (packed, qs) in packed.as_chunks_mut::<32>().0.iter_mut().zip(qs.as_chunks::<128>().0) {
         for (i, q) in qs.iter().enumerate() {
             packed[i % 32] |= (q & 3) << (i / 32 * 2);
         }

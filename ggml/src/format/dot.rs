@@ -19,17 +19,10 @@ use crate::act::Q8Rows;
 /// If `format` is a format of plain numbers, if `x` is not exactly one row in `format`'s activation format, or if
 /// `w` does not hold as many elements.
 pub fn dot_q8(format: &Format, w: &[u8], x: Q8Rows<'_>) -> f32 {
-    let Kind::Blocks(blocks) = &format.kind else {
-        panic!("{}: no blocks", format.name)
-    };
+    let Kind::Blocks(blocks) = &format.kind else { panic!("{}: no blocks", format.name) };
     assert_eq!(x.rows, 1, "one row at a time");
     assert_eq!(x.block, blocks.act.block(), "{}: activation block", format.name);
-    assert_eq!(
-        w.len() / format.bytes * format.block,
-        x.k,
-        "{}: lengths differ",
-        format.name
-    );
+    assert_eq!(w.len() / format.bytes * format.block, x.k, "{}: lengths differ", format.name);
 
     // Either is a multiple of the other: 32 and 32, 64 and 32, 256 and 256.
     let per_block = x.block.min(format.block) / blocks.sub;
@@ -43,11 +36,7 @@ pub fn dot_q8(format: &Format, w: &[u8], x: Q8Rows<'_>) -> f32 {
             for sub in first..first + per_block {
                 let qs = &unpacked.qs[sub * blocks.sub..][..blocks.sub];
                 let xs = &x.qs[at + sub * blocks.sub..][..blocks.sub];
-                let dot: i32 = qs
-                    .iter()
-                    .zip(xs)
-                    .map(|(&q, &x)| i32::from(q) * i32::from(x))
-                    .sum();
+                let dot: i32 = qs.iter().zip(xs).map(|(&q, &x)| i32::from(q) * i32::from(x)).sum();
                 t += unpacked.scale[sub] * dot as f32;
                 if blocks.has_min {
                     let sum: i32 = xs.iter().map(|&x| i32::from(x)).sum();
@@ -68,25 +57,13 @@ pub fn dot_q8(format: &Format, w: &[u8], x: Q8Rows<'_>) -> f32 {
 /// # Panics
 /// If `w` does not hold exactly `x.len()` elements.
 pub fn dot_f32(format: &Format, w: &[u8], x: &[f32]) -> f32 {
-    assert_eq!(
-        w.len() / format.bytes * format.block,
-        x.len(),
-        "{}: lengths differ",
-        format.name
-    );
+    assert_eq!(w.len() / format.bytes * format.block, x.len(), "{}: lengths differ", format.name);
     let mut values = [0f32; MAX_BLOCK];
     let mut row = 0f64;
-    for (w, x) in w
-        .chunks(MAX_BLOCK / format.block * format.bytes)
-        .zip(x.chunks(MAX_BLOCK))
-    {
+    for (w, x) in w.chunks(MAX_BLOCK / format.block * format.bytes).zip(x.chunks(MAX_BLOCK)) {
         let values = &mut values[..x.len()];
         format.decode(w, values);
-        row += values
-            .iter()
-            .zip(x)
-            .map(|(&w, &x)| f64::from(w) * f64::from(x))
-            .sum::<f64>();
+        row += values.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>();
     }
     row as f32
 }
@@ -114,14 +91,7 @@ mod tests {
             let x: Vec<f32> = (0..K).map(|_| random.gaussian()).collect();
             let (qs, d, sums) = activations(f.act(), &x);
             let block = f.act().block();
-            let q8 = Q8Rows {
-                k: K,
-                rows: 1,
-                block,
-                qs: &qs,
-                d: &d,
-                sums: &sums,
-            };
+            let q8 = Q8Rows { k: K, rows: 1, block, qs: &qs, d: &d, sums: &sums };
             let w = random_blocks(f.ty, K / f.block, 0.3, 5);
 
             let mut values = vec![0f32; K];
@@ -153,17 +123,9 @@ mod tests {
             let w = random_blocks(f.ty, K / f.block, 1.0, 3);
             let mut values = vec![0f32; K];
             f.decode(&w, &mut values);
-            let want: f64 = values
-                .iter()
-                .zip(&x)
-                .map(|(&w, &x)| f64::from(w) * f64::from(x))
-                .sum();
+            let want: f64 = values.iter().zip(&x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
             let got = dot_f32(f, &w, &x);
-            assert!(
-                (f64::from(got) - want).abs() <= 1e-6 * want.abs(),
-                "{}: {got} for {want}",
-                f.name
-            );
+            assert!((f64::from(got) - want).abs() <= 1e-6 * want.abs(), "{}: {got} for {want}", f.name);
         }
     }
 }

@@ -26,7 +26,5 @@ pub fn best(x: &[f32], w: &[f32], scales: impl IntoIterator<Item = u8>, decode: 
         x.iter().zip(w).map(error).sum::<f32>()
     };
     let errors = scales.into_iter().map(|scale| (error(scale), scale));
-    errors
-        .min_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or(0, |(_, scale)| scale)
+    errors.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, scale)| scale)
 }

@@ -68,9 +68,7 @@ pub fn even_signs(code: u32) -> u8 {
 }
 
 /// The signed values of the sixteen codes of IQ4_NL and IQ4_XS, ascending; denser around zero.
-pub const IQ4_VALUES: [i8; 16] = [
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
-];
+pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 #[rustfmt::skip]
 const IQ1S_POINTS: [u64; 103] = [
@@ -213,9 +211,7 @@ mod tests {
     /// FNV-1a of the coordinates as bytes; the numbers expected are of the tables of the Python package gguf 0.19.
     fn checksum<const D: usize>(grid: &[[i8; D]]) -> u64 {
         let bytes = grid.as_flattened().iter().map(|&g| g as u8);
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, b| {
-            (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-        })
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
     }
 
     #[test]
@@ -234,11 +230,7 @@ mod tests {
             for magnitudes in [[1; 8], [127; 8], [8, 25, 43, 1, 2, 127, 62, 4]] {
                 let got = with_signs(magnitudes, signs);
                 for i in 0..8 {
-                    let want = if signs >> i & 1 == 1 {
-                        -magnitudes[i]
-                    } else {
-                        magnitudes[i]
-                    };
+                    let want = if signs >> i & 1 == 1 { -magnitudes[i] } else { magnitudes[i] };
                     assert_eq!(got[i], want, "signs {signs:08b}, number {i}");
                 }
             }

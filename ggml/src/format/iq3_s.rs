@@ -16,13 +16,7 @@ pub const IQ3_S: Format = Format {
     name: "IQ3_S",
     block: 256,
     bytes: size_of::<Block>(),
-    kind: Kind::Blocks(Blocks {
-        sub: 32,
-        has_min: false,
-        act: ActFormat::Q8x256,
-        unpack,
-        encode: None,
-    }),
+    kind: Kind::Blocks(Blocks { sub: 32, has_min: false, act: ActFormat::Q8x256, unpack, encode: None }),
 };
 
 #[derive(Clone, Copy, Pod, Zeroable)]

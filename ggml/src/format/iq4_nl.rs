@@ -47,9 +47,7 @@ const LEVELS: [f32; 16] = {
 };
 
 /// Where the value of the largest magnitude is tried to come to lie: around either end of the table.
-const CANDIDATES: [f32; 10] = [
-    -134.5, -132.0, -129.5, -127.0, -124.5, -122.0, -119.5, 110.0, 113.0, 116.0,
-];
+const CANDIDATES: [f32; 10] = [-134.5, -132.0, -129.5, -127.0, -124.5, -122.0, -119.5, 110.0, 113.0, 116.0];
 
 /// The best scale of 32 values.
 pub fn scale(x: &[f32; 32]) -> f32 {
@@ -65,8 +63,5 @@ pub fn pack(x: &[f32; 32], d: f32) -> [u8; 16] {
 fn encode(src: &[f32], dst: &mut [u8]) {
     let x = &src.as_chunks().0[0];
     let d = F16::new(scale(x));
-    *bytemuck::from_bytes_mut(dst) = Block {
-        d,
-        qs: pack(x, d.get()),
-    };
+    *bytemuck::from_bytes_mut(dst) = Block { d, qs: pack(x, d.get()) };
 }

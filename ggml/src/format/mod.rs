@@ -189,11 +189,7 @@ pub struct Unpacked {
 
 impl Default for Unpacked {
     fn default() -> Self {
-        Unpacked {
-            qs: [0; MAX_BLOCK],
-            scale: [0.0; 16],
-            min: [0.0; 16],
-        }
+        Unpacked { qs: [0; MAX_BLOCK], scale: [0.0; 16], min: [0.0; 16] }
     }
 }
 
@@ -218,12 +214,7 @@ impl Format {
     /// # Panics
     /// If `src` does not hold exactly `dst.len()` elements.
     pub fn decode(&self, src: &[u8], dst: &mut [f32]) {
-        assert_eq!(
-            src.len() / self.bytes * self.block,
-            dst.len(),
-            "{}: lengths differ",
-            self.name
-        );
+        assert_eq!(src.len() / self.bytes * self.block, dst.len(), "{}: lengths differ", self.name);
         match &self.kind {
             Kind::Float { decode, .. } => decode(src, dst),
             Kind::Blocks(b) => {
@@ -241,12 +232,7 @@ impl Format {
     /// # Panics
     /// If `src` is no whole number of blocks or `dst` has another length than they take.
     pub fn encode(&self, src: &[f32], dst: &mut [u8]) -> Option<()> {
-        assert_eq!(
-            dst.len() / self.bytes * self.block,
-            src.len(),
-            "{}: lengths differ",
-            self.name
-        );
+        assert_eq!(dst.len() / self.bytes * self.block, src.len(), "{}: lengths differ", self.name);
         match &self.kind {
             Kind::Float { encode, .. } => encode(src, dst),
             Kind::Blocks(b) => {
@@ -270,11 +256,7 @@ impl Format {
 
 impl Blocks {
     fn values(&self, u: &Unpacked, dst: &mut [f32]) {
-        for (i, (dst, q)) in dst
-            .chunks_exact_mut(self.sub)
-            .zip(u.qs.chunks_exact(self.sub))
-            .enumerate()
-        {
+        for (i, (dst, q)) in dst.chunks_exact_mut(self.sub).zip(u.qs.chunks_exact(self.sub)).enumerate() {
             for (y, &q) in dst.iter_mut().zip(q) {
                 // Without a minimum nothing is added, not even zero: -0.0 + 0.0 would lose the sign.
                 *y = u.scale[i] * f32::from(q);
@@ -295,10 +277,7 @@ impl GgmlType {
 
     /// The type with this name, in either case.
     pub fn from_name(name: &str) -> Option<Self> {
-        FORMATS
-            .iter()
-            .find(|f| f.name.eq_ignore_ascii_case(name))
-            .map(|f| f.ty)
+        FORMATS.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.ty)
     }
 
     /// Its line in the table.
@@ -314,8 +293,7 @@ impl GgmlType {
     /// Bytes of a row of `n` elements; `None` if that is no whole number of blocks or overflows.
     pub fn row_bytes(self, n: usize) -> Option<usize> {
         let f = self.format();
-        n.is_multiple_of(f.block)
-            .then(|| (n / f.block).checked_mul(f.bytes))?
+        n.is_multiple_of(f.block).then(|| (n / f.block).checked_mul(f.bytes))?
     }
 }
 

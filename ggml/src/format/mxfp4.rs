@@ -56,10 +56,7 @@ fn encode(src: &[f32], dst: &mut [u8]) {
     let e = exponent.saturating_sub(2).min(LARGEST);
     let candidates = [e, (e + 1).min(LARGEST)];
     let e = e2m1::best(src, &UNIFORM, candidates, half_e8m0);
-    *bytemuck::from_bytes_mut(dst) = Block {
-        e,
-        qs: pack_nibbles(&e2m1::codes(src, half_e8m0(e))),
-    };
+    *bytemuck::from_bytes_mut(dst) = Block { e, qs: pack_nibbles(&e2m1::codes(src, half_e8m0(e))) };
 }
 
 #[cfg(test)]
@@ -68,15 +65,7 @@ mod tests {
 
     #[test]
     fn exponents_are_read_as_ggml_does() {
-        for (e, d) in [
-            (0, -128),
-            (1, -127),
-            (2, -126),
-            (3, -125),
-            (128, 0),
-            (254, 126),
-            (255, 127),
-        ] {
+        for (e, d) in [(0, -128), (1, -127), (2, -126), (3, -125), (128, 0), (254, 126), (255, 127)] {
             assert_eq!(f64::from(half_e8m0(e)), 2f64.powi(d), "exponent {e}");
         }
     }

@@ -88,22 +88,13 @@ mod tests {
 
     #[test]
     fn scales_are_read_as_ggml_does() {
-        for (code, scale) in [
-            (0, 0.0),
-            (1, 0.001953125),
-            (8, 0.015625),
-            (0x38, 1.0),
-            (0x7e, 448.0),
-            (0x7f, 0.0),
-        ] {
+        for (code, scale) in
+            [(0, 0.0), (1, 0.001953125), (8, 0.015625), (0x38, 1.0), (0x7e, 448.0), (0x7f, 0.0)]
+        {
             assert_eq!(2.0 * half_ue4m3(code), scale, "{code:#x}");
         }
         for (code, scale) in [(0x80, 0.0), (0xb8, 1.0), (0xff, 480.0)] {
-            assert_eq!(
-                2.0 * half_ue4m3(code),
-                scale,
-                "{code:#x}: the top bit does not matter"
-            );
+            assert_eq!(2.0 * half_ue4m3(code), scale, "{code:#x}: the top bit does not matter");
         }
     }
 

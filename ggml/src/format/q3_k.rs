@@ -71,10 +71,5 @@ fn encode(src: &[f32], dst: &mut [u8]) {
     for (i, q) in qs.iter().enumerate() {
         high[i % 32] |= q >> 2 << (i / 32);
     }
-    *bytemuck::from_bytes_mut(dst) = Block {
-        high,
-        qs: pack_two_bits(qs),
-        scales,
-        d,
-    };
+    *bytemuck::from_bytes_mut(dst) = Block { high, qs: pack_two_bits(qs), scales, d };
 }

@@ -27,32 +27,12 @@ fn scale_of(ty: GgmlType) -> Option<Scale> {
     Some(match ty {
         T::F32 | T::F16 | T::BF16 => return None,
         T::Q4_0 | T::Q5_0 | T::Q8_0 => Scale::F16(0),
-        T::Q4_1 => Scale::F16WithMin {
-            d: 0,
-            min: 2,
-            ratio: -7.5,
-        },
-        T::Q5_1 => Scale::F16WithMin {
-            d: 0,
-            min: 2,
-            ratio: -15.5,
-        },
-        T::Q2_K => Scale::F16WithMin {
-            d: 80,
-            min: 82,
-            ratio: 1.5,
-        },
+        T::Q4_1 => Scale::F16WithMin { d: 0, min: 2, ratio: -7.5 },
+        T::Q5_1 => Scale::F16WithMin { d: 0, min: 2, ratio: -15.5 },
+        T::Q2_K => Scale::F16WithMin { d: 80, min: 82, ratio: 1.5 },
         T::Q3_K => Scale::F16(108),
-        T::Q4_K => Scale::F16WithMin {
-            d: 0,
-            min: 2,
-            ratio: 7.5,
-        },
-        T::Q5_K => Scale::F16WithMin {
-            d: 0,
-            min: 2,
-            ratio: 15.5,
-        },
+        T::Q4_K => Scale::F16WithMin { d: 0, min: 2, ratio: 7.5 },
+        T::Q5_K => Scale::F16WithMin { d: 0, min: 2, ratio: 15.5 },
         T::Q6_K => Scale::F16(208),
         T::IQ2_XXS | T::IQ2_XS | T::IQ2_S | T::IQ3_XXS | T::IQ3_S | T::IQ1_S | T::IQ4_NL | T::IQ4_XS => {
             Scale::F16(0)
@@ -157,11 +137,7 @@ mod tests {
                 let n_blocks = 256 * 64 / f.block;
                 let blocks = random_blocks(f.ty, n_blocks, scale, 7);
                 let rms = rms(f, &blocks[..]);
-                assert!(
-                    (0.7 * scale..1.4 * scale).contains(&rms),
-                    "{}: {rms} for {scale}",
-                    f.name
-                );
+                assert!((0.7 * scale..1.4 * scale).contains(&rms), "{}: {rms} for {scale}", f.name);
             }
         }
     }

@@ -33,11 +33,7 @@ pub fn nearest(x: f32, lo: f32, hi: f32) -> f32 {
 pub fn nearest_level<const N: usize>(levels: &[f32; N], x: f32) -> f32 {
     let mut level = levels[0];
     for pair in levels.windows(2) {
-        level = if x > (pair[0] + pair[1]) / 2.0 {
-            pair[1]
-        } else {
-            level
-        };
+        level = if x > (pair[0] + pair[1]) / 2.0 { pair[1] } else { level };
     }
     level
 }
@@ -45,10 +41,7 @@ pub fn nearest_level<const N: usize>(levels: &[f32; N], x: f32) -> f32 {
 /// The index of the nearest of ascending `levels`.
 #[inline]
 pub fn nearest_index<const N: usize>(levels: &[f32; N], x: f32) -> u8 {
-    levels
-        .windows(2)
-        .map(|pair| u8::from(x > (pair[0] + pair[1]) / 2.0))
-        .sum()
+    levels.windows(2).map(|pair| u8::from(x > (pair[0] + pair[1]) / 2.0)).sum()
 }
 
 /// `1 / d`, or 0 where that is not finite, so that everything becomes zeros.
@@ -65,8 +58,7 @@ pub fn codes<const N: usize>(x: &[f32], d: f32, m: f32, lo: f32, hi: f32) -> [u8
 
 /// The value of the largest magnitude, with its sign. NaNs are not looked at.
 pub fn extreme(x: &[f32]) -> f32 {
-    x.iter()
-        .fold(0.0, |e: f32, &x| if x.abs() > e.abs() { x } else { e })
+    x.iter().fold(0.0, |e: f32, &x| if x.abs() > e.abs() { x } else { e })
 }
 
 /// The best d for x ≈ d·q with integers q of `lo..=hi`, |lo| ≥ hi.
@@ -120,9 +112,7 @@ pub enum Min {
 
 /// The best (d, m) for x ≈ d·q + m with integers q of `0..=n`.
 pub fn affine(x: &[f32], w: &[f32], n: f32, min: Min) -> (f32, f32) {
-    let (mut lo, hi) = x
-        .iter()
-        .fold((f32::NAN, f32::NAN), |(lo, hi), &x| (lo.min(x), hi.max(x)));
+    let (mut lo, hi) = x.iter().fold((f32::NAN, f32::NAN), |(lo, hi), &x| (lo.min(x), hi.max(x)));
     if min == Min::NotAboveZero {
         lo = lo.min(0.0);
     }
@@ -144,10 +134,7 @@ pub fn affine(x: &[f32], w: &[f32], n: f32, min: Min) -> (f32, f32) {
         if determinant <= 0.0 {
             return; // one code for all
         }
-        let (mut d, mut m) = (
-            (w1 * wqy - wq * wy) / determinant,
-            (wqq * wy - wq * wqy) / determinant,
-        );
+        let (mut d, mut m) = ((w1 * wqy - wq * wy) / determinant, (wqq * wy - wq * wqy) / determinant);
         if min == Min::NotAboveZero && lo + m > 0.0 {
             (d, m) = ((wqy + lo * wq) / wqq, -lo);
         }
@@ -171,12 +158,8 @@ pub fn affine(x: &[f32], w: &[f32], n: f32, min: Min) -> (f32, f32) {
 ///
 /// The values with t ≠ 0 are those of the largest magnitudes, so every number of them can be tried.
 pub fn ternary(x: &[f32], w: &[f32]) -> f32 {
-    let mut order: Vec<(f32, f32)> = x
-        .iter()
-        .zip(w)
-        .map(|(x, &w)| (x.abs(), w))
-        .filter(|(x, _)| SANE.contains(x))
-        .collect();
+    let mut order: Vec<(f32, f32)> =
+        x.iter().zip(w).map(|(x, &w)| (x.abs(), w)).filter(|(x, _)| SANE.contains(x)).collect();
     order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
     let (mut wx, mut w1, mut best, mut most) = (0.0, 0.0, 0.0, 0.0);
     for (x, w) in order {

@@ -59,21 +59,15 @@ fn digits<const N: usize>(bytes: &[u8; N], qs: &mut [i8]) {
 fn encode(src: &[f32], dst: &mut [u8]) {
     let d = F16::new(search::ternary(src, &UNIFORM));
     let digits: [u8; 256] = codes(src, d.get(), 0.0, -1.0, 1.0);
-    *bytemuck::from_bytes_mut(dst) = Block {
-        first: pack(&digits[..160]),
-        second: pack(&digits[160..240]),
-        last: pack(&digits[240..]),
-        d,
-    };
+    *bytemuck::from_bytes_mut(dst) =
+        Block { first: pack(&digits[..160]), second: pack(&digits[160..240]), last: pack(&digits[240..]), d };
 }
 
 /// The inverse of [`digits`]: up to five planes of `N` digits; those that are missing are zero.
 fn pack<const N: usize>(digits: &[u8]) -> [u8; N] {
     let planes = digits.as_chunks::<N>().0;
     std::array::from_fn(|i| {
-        let number = (0..5).fold(0, |n, plane| {
-            3 * n + planes.get(plane).map_or(0, |p| u16::from(p[i]))
-        });
+        let number = (0..5).fold(0, |n, plane| 3 * n + planes.get(plane).map_or(0, |p| u16::from(p[i])));
         (number * 256).div_ceil(243) as u8
     })
 }

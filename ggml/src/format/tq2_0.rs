@@ -47,8 +47,5 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
 fn encode(src: &[f32], dst: &mut [u8]) {
     let d = F16::new(search::ternary(src, &UNIFORM));
     let digits: [u8; 256] = codes(src, d.get(), 0.0, -1.0, 1.0);
-    *bytemuck::from_bytes_mut(dst) = Block {
-        qs: pack_two_bits(&digits),
-        d,
-    };
+    *bytemuck::from_bytes_mut(dst) = Block { qs: pack_two_bits(&digits), d };
 }

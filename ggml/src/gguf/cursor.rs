@@ -35,11 +35,7 @@ impl<'a> Cursor<'a> {
                 self.at += n;
                 Ok(())
             }
-            _ => Err(Cut {
-                offset: self.at as u64,
-                need: n,
-                have: self.left() as u64,
-            }),
+            _ => Err(Cut { offset: self.at as u64, need: n, have: self.left() as u64 }),
         }
     }
 

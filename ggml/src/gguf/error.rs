@@ -18,10 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error about the file called `file`.
     pub fn new(file: &str, kind: ErrorKind) -> Self {
-        Error {
-            file: file.into(),
-            kind: Box::new(kind),
-        }
+        Error { file: file.into(), kind: Box::new(kind) }
     }
 
     /// The file as it was named when opened.
@@ -99,17 +96,11 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     pub(super) fn key(key: &str, what: impl Into<String>) -> Self {
-        ErrorKind::Key {
-            key: key.into(),
-            what: what.into(),
-        }
+        ErrorKind::Key { key: key.into(), what: what.into() }
     }
 
     pub(super) fn tensor(name: &str, what: impl Into<String>) -> Self {
-        ErrorKind::Tensor {
-            name: name.into(),
-            what: what.into(),
-        }
+        ErrorKind::Tensor { name: name.into(), what: what.into() }
     }
 }
 
@@ -159,21 +150,13 @@ impl Escaped {
 
     /// Characters that it is written with.
     fn width(&self) -> usize {
-        if self.is_harmful() {
-            self.0.escape_default().count()
-        } else {
-            1
-        }
+        if self.is_harmful() { self.0.escape_default().count() } else { 1 }
     }
 }
 
 impl fmt::Display for Escaped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_harmful() {
-            write!(f, "{}", self.0.escape_default())
-        } else {
-            write!(f, "{}", self.0)
-        }
+        if self.is_harmful() { write!(f, "{}", self.0.escape_default()) } else { write!(f, "{}", self.0) }
     }
 }
 
@@ -193,16 +176,7 @@ mod tests {
         }
         assert_eq!(quoted(&"a".repeat(96)).len(), 96 + 2);
         assert_eq!(quoted(&"\u{1f600}".repeat(96)).chars().count(), 96 + 2);
-        let e = Error::new(
-            "a\nb.gguf",
-            ErrorKind::MissingKey {
-                key: "k\r".into(),
-                expected: "a string",
-            },
-        );
-        assert_eq!(
-            e.to_string(),
-            "a\\nb.gguf: key 'k\\r' is missing (a string is needed)"
-        );
+        let e = Error::new("a\nb.gguf", ErrorKind::MissingKey { key: "k\r".into(), expected: "a string" });
+        assert_eq!(e.to_string(), "a\\nb.gguf: key 'k\\r' is missing (a string is needed)");
     }
 }

@@ -5,10 +5,8 @@ pub(super) fn describe(bytes: &[u8]) -> &'static str {
     let starts = |magic: &[u8]| bytes.starts_with(magic);
     let head = &bytes[..bytes.len().min(512)];
     let text = head.trim_ascii_start();
-    let text_starts = |prefix: &[u8]| {
-        text.get(..prefix.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
+    let text_starts =
+        |prefix: &[u8]| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     if bytes.is_empty() {
         "it is empty"
     } else if head.iter().all(|&b| b == 0) {

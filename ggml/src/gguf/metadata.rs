@@ -20,11 +20,7 @@ pub struct Metadata {
 
 impl Metadata {
     pub(super) fn new(file: Arc<str>) -> Self {
-        Metadata {
-            file,
-            entries: Vec::new(),
-            index: HashMap::new(),
-        }
+        Metadata { file, entries: Vec::new(), index: HashMap::new() }
     }
 
     /// Adds a key at the end; `false` if it is there already.
@@ -49,10 +45,7 @@ impl Metadata {
     pub(super) fn remove(&mut self, key: &str) {
         if let Some(i) = self.index.remove(key) {
             self.entries.remove(i);
-            self.index
-                .values_mut()
-                .filter(|at| **at > i)
-                .for_each(|at| *at -= 1);
+            self.index.values_mut().filter(|at| **at > i).for_each(|at| *at -= 1);
         }
     }
 
@@ -96,10 +89,7 @@ impl Metadata {
     }
 
     fn missing(&self, key: &str, expected: &'static str) -> Error {
-        self.error(ErrorKind::MissingKey {
-            key: key.into(),
-            expected,
-        })
+        self.error(ErrorKind::MissingKey { key: key.into(), expected })
     }
 
     fn mismatch(&self, key: &str, found: &Value, expected: &str) -> Error {
@@ -116,9 +106,7 @@ impl Metadata {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        convert(value)
-            .map(Some)
-            .ok_or_else(|| self.mismatch(key, value, expected))
+        convert(value).map(Some).ok_or_else(|| self.mismatch(key, value, expected))
     }
 
     /// The elements of the array `key`, each as `convert` makes it.
@@ -156,10 +144,7 @@ impl Metadata {
         match self.get(key) {
             None => Ok(None),
             Some(Value::String(s)) => s.as_str().map(Some).map_err(|e| {
-                self.invalid(
-                    key,
-                    format!("is not UTF-8 (bad byte at {} of the string)", e.valid_up_to()),
-                )
+                self.invalid(key, format!("is not UTF-8 (bad byte at {} of the string)", e.valid_up_to()))
             }),
             Some(other) => Err(self.mismatch(key, other, "a string")),
         }

@@ -143,11 +143,8 @@ impl Gguf {
     pub fn from_bytes(owner: Owner, name: &str) -> Result<Self> {
         let part = Part::new(owner, Path::new(name), None)?;
         if let Some(split) = Split::of(&part.parsed.metadata)? {
-            let what = format!(
-                "is shard {} of {}, the others of which cannot be found",
-                split.no + 1,
-                split.count
-            );
+            let what =
+                format!("is shard {} of {}, the others of which cannot be found", split.no + 1, split.count);
             return Err(Error::new(name, ErrorKind::Shards(what)));
         }
         Self::assemble(vec![part], None)
@@ -163,26 +160,15 @@ impl Gguf {
         let (mut tensors, mut index, mut shards) = (Vec::new(), HashMap::new(), Vec::new());
         for Part { shard, parsed } in parts {
             for tensor in parsed.tensors {
-                if index
-                    .insert(tensor.shared_name().clone(), tensors.len())
-                    .is_some()
-                {
+                if index.insert(tensor.shared_name().clone(), tensors.len()).is_some() {
                     let what = "stands in another shard already";
-                    return Err(Error::new(
-                        &display(&shard.path),
-                        ErrorKind::tensor(tensor.name(), what),
-                    ));
+                    return Err(Error::new(&display(&shard.path), ErrorKind::tensor(tensor.name(), what)));
                 }
                 tensors.push(tensor);
             }
             shards.push(shard);
         }
-        Ok(Gguf(Arc::new(Inner {
-            metadata,
-            tensors,
-            index,
-            shards,
-        })))
+        Ok(Gguf(Arc::new(Inner { metadata, tensors, index, shards })))
     }
 
     /// The keys of the file; of a split model, those of its first shard.
@@ -290,11 +276,7 @@ impl Part {
         let meta = std::fs::metadata(path).map_err(failed("open"))?;
         // To open a pipe would wait for its other end.
         if !meta.is_file() {
-            let what = if meta.is_dir() {
-                "it is a directory"
-            } else {
-                "it is no regular file"
-            };
+            let what = if meta.is_dir() { "it is a directory" } else { "it is no regular file" };
             return Err(Error::new(&display(path), ErrorKind::NotGguf(what)));
         }
         if meta.len() == 0 {

@@ -38,28 +38,16 @@ pub(super) struct Parsed {
 
 /// Reads everything but the data of the tensors, whose pages are not touched.
 pub(super) fn parse(owner: &Owner, file: &Arc<str>) -> Result<Parsed> {
-    let mut parser = Parser {
-        file,
-        owner,
-        cur: Cursor::new((**owner).as_ref()),
-    };
+    let mut parser = Parser { file, owner, cur: Cursor::new((**owner).as_ref()) };
     let (version, n_tensors, n_keys) = parser.header()?;
     let metadata = parser.metadata(n_keys)?;
     let alignment = alignment(&metadata)?;
     let infos = parser.infos(n_tensors)?;
     let data_start = (parser.cur.at() as u64).next_multiple_of(alignment);
-    let tensors = infos
-        .iter()
-        .map(|i| parser.tensor(i, alignment, data_start))
-        .collect::<Result<Vec<_>>>()?;
+    let tensors =
+        infos.iter().map(|i| parser.tensor(i, alignment, data_start)).collect::<Result<Vec<_>>>()?;
     parser.check_overlap(&tensors)?;
-    Ok(Parsed {
-        version,
-        alignment,
-        data_start,
-        metadata,
-        tensors,
-    })
+    Ok(Parsed { version, alignment, data_start, metadata, tensors })
 }
 
 /// A tensor as its line in the table describes it, not yet held against the size of the file.
@@ -88,15 +76,7 @@ impl<'a> Parser<'a> {
     fn cut<F: FnOnce() -> String>(&self, what: F) -> impl FnOnce(Cut) -> Error + use<'a, F> {
         let file = self.file;
         move |Cut { offset, need, have }| {
-            Error::new(
-                file,
-                ErrorKind::CutShort {
-                    what: what(),
-                    offset,
-                    need,
-                    have,
-                },
-            )
+            Error::new(file, ErrorKind::CutShort { what: what(), offset, need, have })
         }
     }
 
@@ -112,9 +92,7 @@ impl<'a> Parser<'a> {
         if !all.starts_with(MAGIC) {
             return Err(self.error(ErrorKind::NotGguf(lookalike::describe(all))));
         }
-        self.cur
-            .skip(MAGIC.len() as u64)
-            .map_err(self.cut(|| "the header".into()))?;
+        self.cur.skip(MAGIC.len() as u64).map_err(self.cut(|| "the header".into()))?;
         let version = self.cur.u32().map_err(self.cut(|| "the header".into()))?;
         self.check_version(version)?;
         let n_tensors = self.cur.u64().map_err(self.cut(|| "the header".into()))?;
@@ -197,10 +175,7 @@ impl<'a> Parser<'a> {
 
     fn value_type(&mut self, key: &str, what: &str) -> Result<ValueType> {
         let at = self.cur.at();
-        let code = self
-            .cur
-            .u32()
-            .map_err(self.cut(|| format!("key {}", Quoted(key.as_bytes()))))?;
+        let code = self.cur.u32().map_err(self.cut(|| format!("key {}", Quoted(key.as_bytes()))))?;
         ValueType::from_code(code).ok_or_else(|| {
             let what = format!("{what} has type {code} (at byte {at}); types are 0 to 12");
             self.error(ErrorKind::key(key, what))
@@ -227,14 +202,10 @@ impl<'a> Parser<'a> {
         // A string takes at least the bytes of its length.
         let min_bytes = n.saturating_mul(ty.size().unwrap_or(size_of::<u64>()) as u64);
         if min_bytes > self.cur.left() as u64 {
-            let cut_at = Cut {
-                offset: self.cur.at() as u64,
-                need: min_bytes,
-                have: self.cur.left() as u64,
-            };
-            return Err(self.cut(|| {
-                format!("the array of {n} {ty} of key {}", Quoted(key.as_bytes()))
-            })(cut_at));
+            let cut_at = Cut { offset: self.cur.at() as u64, need: min_bytes, have: self.cur.left() as u64 };
+            return Err(self.cut(|| format!("the array of {n} {ty} of key {}", Quoted(key.as_bytes())))(
+                cut_at,
+            ));
         }
         if n > MAX_ARRAY {
             let what = format!("an array of {n} elements; {MAX_ARRAY} at most are supported");
@@ -256,10 +227,7 @@ impl<'a> Parser<'a> {
         let mut starts = Vec::with_capacity(n.min(RESERVE) as usize);
         for i in 0..=n {
             starts.push(u32::try_from(self.cur.at() - base).map_err(|_| {
-                self.error(ErrorKind::key(
-                    key,
-                    "an array of more than 4 GiB of strings is not supported",
-                ))
+                self.error(ErrorKind::key(key, "an array of more than 4 GiB of strings is not supported"))
             })?);
             if i < n {
                 self.cur
@@ -306,49 +274,27 @@ impl<'a> Parser<'a> {
             return Err(bad(format!("shape {dims:?} has a dimension of zero")));
         }
         let too_large = || bad(format!("shape {dims:?} has more elements than can be counted"));
-        let sizes = dims
-            .iter()
-            .map(|&d| usize::try_from(d))
-            .collect::<Result<Vec<_>, _>>();
+        let sizes = dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>();
         let shape = sizes.ok().and_then(|s| Shape::new(&s)).ok_or_else(too_large)?;
         let ty = GgmlType::from_code(code).ok_or_else(|| bad(unknown_type(code)))?;
         let f = ty.format();
         let row = ty.row_bytes(shape.row_len()).ok_or_else(|| {
             let len = shape.row_len();
-            bad(format!(
-                "rows of {len} elements are no whole number of {ty} blocks of {}",
-                f.block
-            ))
+            bad(format!("rows of {len} elements are no whole number of {ty} blocks of {}", f.block))
         })?;
         let size = row.checked_mul(shape.n_rows()).ok_or_else(too_large)? as u64;
-        Ok(Info {
-            name: name.into(),
-            ty,
-            shape,
-            size,
-            offset,
-        })
+        Ok(Info { name: name.into(), ty, shape, size, offset })
     }
 
     /// The tensor with its data, if that lies in the file.
     fn tensor(&self, info: &Info, alignment: u64, data_start: u64) -> Result<Tensor> {
-        let Info {
-            name,
-            ty,
-            shape,
-            size,
-            offset,
-        } = info;
+        let Info { name, ty, shape, size, offset } = info;
         let bad = |what: String| self.error(ErrorKind::tensor(name, what));
         if !offset.is_multiple_of(alignment) {
-            return Err(bad(format!(
-                "offset {offset} is no multiple of the alignment {alignment}"
-            )));
+            return Err(bad(format!("offset {offset} is no multiple of the alignment {alignment}")));
         }
         let file_size = (**self.owner).as_ref().len() as u64;
-        let range = data_start
-            .checked_add(*offset)
-            .and_then(|start| Some(start..start.checked_add(*size)?));
+        let range = data_start.checked_add(*offset).and_then(|start| Some(start..start.checked_add(*size)?));
         let Some(range) = range else {
             return Err(bad(format!("offset {offset} and size {size} go beyond any file")));
         };
@@ -365,10 +311,8 @@ impl<'a> Parser<'a> {
     }
 
     fn check_overlap(&self, tensors: &[Tensor]) -> Result<()> {
-        let mut order: Vec<(Range<usize>, &str)> = tensors
-            .iter()
-            .map(|t| (t.shared_bytes().parts().1, t.name()))
-            .collect();
+        let mut order: Vec<(Range<usize>, &str)> =
+            tensors.iter().map(|t| (t.shared_bytes().parts().1, t.name())).collect();
         order.sort_unstable_by_key(|(r, _)| r.start);
         for pair in order.windows(2) {
             let [(a, a_name), (b, b_name)] = pair else {
@@ -376,10 +320,8 @@ impl<'a> Parser<'a> {
             };
             if a.end > b.start {
                 let (start, other) = (b.start, Quoted(a_name.as_bytes()));
-                let what = format!(
-                    "its data at byte {start} overlaps that of {other}, which ends at {}",
-                    a.end
-                );
+                let what =
+                    format!("its data at byte {start} overlaps that of {other}, which ends at {}", a.end);
                 return Err(self.error(ErrorKind::tensor(b_name, what)));
             }
         }

@@ -37,22 +37,13 @@ impl Split {
         }
         let no = metadata.require_usize(NO)?;
         if no >= count {
-            return Err(metadata.invalid(
-                NO,
-                format!("is {no}, but there are {count} shards counted from 0"),
-            ));
+            return Err(metadata.invalid(NO, format!("is {no}, but there are {count} shards counted from 0")));
         }
-        Ok(Some(Split {
-            no,
-            count,
-            n_tensors: metadata.usize(TENSORS)?,
-        }))
+        Ok(Some(Split { no, count, n_tensors: metadata.usize(TENSORS)? }))
     }
 
     fn describe(self) -> String {
-        let tensors = self
-            .n_tensors
-            .map_or(String::new(), |n| format!(" with {n} tensors in all"));
+        let tensors = self.n_tensors.map_or(String::new(), |n| format!(" with {n} tensors in all"));
         format!("shard {} of {}{tensors}", self.no + 1, self.count)
     }
 }
@@ -96,10 +87,7 @@ pub(super) fn check<'a>(
     }
     match split.n_tensors {
         Some(n) if n != n_tensors => {
-            let what = format!(
-                "announces {n} tensors, but the {} shards hold {n_tensors}",
-                split.count
-            );
+            let what = format!("announces {n} tensors, but the {} shards hold {n_tensors}", split.count);
             Err(first.metadata.invalid(TENSORS, what))
         }
         _ => Ok(()),
@@ -117,10 +105,7 @@ fn check_member(first: &Parsed, first_path: &Path, split: Split, shard: &Parsed)
     // What a later shard repeats of the model's metadata must be the same.
     for (key, value) in shard.metadata.iter().filter(|(key, _)| *key != NO) {
         if first.metadata.get(key).is_some_and(|v| v != value) {
-            let what = format!(
-                "differs from that in {}: a shard of another model",
-                first_path.display()
-            );
+            let what = format!("differs from that in {}: a shard of another model", first_path.display());
             return Err(shard.metadata.invalid(key, what));
         }
     }

@@ -30,9 +30,7 @@ impl ValueType {
     /// The type with this number.
     pub fn from_code(code: u32) -> Option<Self> {
         use ValueType::*;
-        const ALL: [ValueType; 13] = [
-            U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64,
-        ];
+        const ALL: [ValueType; 13] = [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64];
         ALL.get(code as usize).copied()
     }
 
@@ -217,11 +215,7 @@ from_numbers!(u8 U8, i8 I8, u16 U16, i16 I16, u32 U32, i32 I32, u64 U64, i64 I64
 impl From<&[bool]> for Value {
     fn from(values: &[bool]) -> Self {
         let bytes = Bytes::from_vec(values.iter().map(|&v| v.into()).collect());
-        Value::Array(Array::Numbers(NumberArray {
-            ty: ValueType::Bool,
-            size: 1,
-            bytes,
-        }))
+        Value::Array(Array::Numbers(NumberArray { ty: ValueType::Bool, size: 1, bytes }))
     }
 }
 
@@ -300,11 +294,7 @@ pub struct NumberArray {
 impl NumberArray {
     /// `None` if `ty` has no fixed size. `bytes` are the whole elements.
     pub(super) fn new(ty: ValueType, bytes: Bytes) -> Option<Self> {
-        Some(NumberArray {
-            ty,
-            size: ty.size()?,
-            bytes,
-        })
+        Some(NumberArray { ty, size: ty.size()?, bytes })
     }
 
     /// The elements as they lie in files, little-endian.
@@ -336,9 +326,7 @@ impl NumberArray {
 
     /// All elements.
     pub fn iter(&self) -> impl Iterator<Item = Value> + '_ {
-        self.bytes
-            .chunks_exact(self.size)
-            .filter_map(|b| number(self.ty, b))
+        self.bytes.chunks_exact(self.size).filter_map(|b| number(self.ty, b))
     }
 }
 
@@ -386,10 +374,7 @@ pub struct StringArray {
 impl StringArray {
     /// `starts` are the offsets of the elements in `bytes`, followed by the length of `bytes`.
     pub(super) fn new(bytes: Bytes, starts: Vec<u32>) -> Self {
-        StringArray {
-            bytes,
-            starts: starts.into(),
-        }
+        StringArray { bytes, starts: starts.into() }
     }
 
     /// An array of one's own; `None` if it takes more than 4 GiB.
@@ -433,9 +418,7 @@ impl StringArray {
     /// The bytes of all strings in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + '_ {
         let bytes: &[u8] = &self.bytes;
-        self.starts
-            .windows(2)
-            .map(move |w| &bytes[w[0] as usize + size_of::<u64>()..w[1] as usize])
+        self.starts.windows(2).map(move |w| &bytes[w[0] as usize + size_of::<u64>()..w[1] as usize])
     }
 }
 

@@ -53,11 +53,7 @@ struct Announced {
 impl Writer {
     /// A file without keys and tensors; `file` is what errors call it.
     pub fn new(file: &str) -> Self {
-        Writer {
-            metadata: Metadata::new(file.into()),
-            tensors: Vec::new(),
-            names: HashSet::new(),
-        }
+        Writer { metadata: Metadata::new(file.into()), tensors: Vec::new(), names: HashSet::new() }
     }
 
     /// Sets a key: in its place if it is there already, at the end if not.
@@ -88,22 +84,13 @@ impl Writer {
     /// If the name is taken, or rows are no whole number of blocks.
     pub fn tensor(&mut self, name: &str, ty: GgmlType, shape: Shape) -> Result<()> {
         let bad = |what: String| self.metadata.error(ErrorKind::tensor(name, what));
-        let size = ty
-            .row_bytes(shape.row_len())
-            .and_then(|row| row.checked_mul(shape.n_rows()));
+        let size = ty.row_bytes(shape.row_len()).and_then(|row| row.checked_mul(shape.n_rows()));
         let size = size.ok_or_else(|| bad(format!("{shape} cannot be stored as {ty}")))? as u64;
         let name: Arc<str> = name.into();
         if !self.names.insert(name.clone()) {
-            return Err(self
-                .metadata
-                .error(ErrorKind::tensor(&name, "is announced twice")));
+            return Err(self.metadata.error(ErrorKind::tensor(&name, "is announced twice")));
         }
-        self.tensors.push(Announced {
-            name,
-            ty,
-            shape,
-            size,
-        });
+        self.tensors.push(Announced { name, ty, shape, size });
         Ok(())
     }
 
@@ -113,15 +100,8 @@ impl Writer {
     /// If `general.alignment` is set to something that cannot be.
     pub fn file_size(&self) -> Result<u64> {
         let alignment = parse::alignment(&self.metadata)?;
-        let data: u64 = self
-            .tensors
-            .iter()
-            .map(|t| t.size.next_multiple_of(alignment))
-            .sum();
-        let mut counter = Output {
-            out: io::sink(),
-            at: 0,
-        };
+        let data: u64 = self.tensors.iter().map(|t| t.size.next_multiple_of(alignment)).sum();
+        let mut counter = Output { out: io::sink(), at: 0 };
         self.encode(&mut counter, alignment).map_err(|e| self.failed(e))?;
         Ok(counter.at + data)
     }
@@ -135,21 +115,11 @@ impl Writer {
         let mut out = Output { out, at: 0 };
         self.encode(&mut out, alignment).map_err(|e| self.failed(e))?;
         let tensors = self.tensors.clone();
-        Ok(DataWriter {
-            file: self.metadata.file().clone(),
-            out,
-            alignment,
-            tensors,
-            current: 0,
-            written: 0,
-        })
+        Ok(DataWriter { file: self.metadata.file().clone(), out, alignment, tensors, current: 0, written: 0 })
     }
 
     fn failed(&self, source: io::Error) -> Error {
-        self.metadata.error(ErrorKind::Io {
-            doing: "write",
-            source,
-        })
+        self.metadata.error(ErrorKind::Io { doing: "write", source })
     }
 
     fn encode<W: Write>(&self, out: &mut Output<W>, alignment: u64) -> io::Result<()> {
@@ -197,25 +167,13 @@ impl<W: Write> DataWriter<W> {
             return Ok(());
         }
         let error = |kind| Error::new(&self.file, kind);
-        let failed = |source| {
-            error(ErrorKind::Io {
-                doing: "write",
-                source,
-            })
-        };
+        let failed = |source| error(ErrorKind::Io { doing: "write", source });
         let Some(tensor) = self.tensors.get(self.current) else {
-            return Err(error(ErrorKind::Header(format!(
-                "{} bytes beyond the last tensor",
-                bytes.len()
-            ))));
+            return Err(error(ErrorKind::Header(format!("{} bytes beyond the last tensor", bytes.len()))));
         };
         let left = tensor.size - self.written;
         if bytes.len() as u64 > left {
-            let what = format!(
-                "{} bytes to write, but {left} are left of {}",
-                bytes.len(),
-                tensor.size
-            );
+            let what = format!("{} bytes to write, but {left} are left of {}", bytes.len(), tensor.size);
             return Err(error(ErrorKind::tensor(&tensor.name, what)));
         }
         self.out.put(bytes).map_err(failed)?;
@@ -243,12 +201,7 @@ impl<W: Write> DataWriter<W> {
             let what = format!("has {} of its {} bytes", self.written, tensor.size);
             return Err(error(ErrorKind::tensor(&tensor.name, what)));
         }
-        self.out.out.flush().map_err(|source| {
-            error(ErrorKind::Io {
-                doing: "write",
-                source,
-            })
-        })?;
+        self.out.out.flush().map_err(|source| error(ErrorKind::Io { doing: "write", source }))?;
         Ok(self.out.out)
     }
 }

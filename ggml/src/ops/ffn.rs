@@ -44,7 +44,8 @@ impl Operation for GateUp {
         for i in 0..m.n_rows(self.x.buf) {
             let xg = m.activations(gate.ty(), m.row(self.x, i));
             let xu = m.activations(up.ty(), m.row(self.x, i));
-            let y: Vec<f32> = (0..self.y.width).map(|r| silu(xg.dot(gate.row(r))) * xu.dot(up.row(r))).collect();
+            let y: Vec<f32> =
+                (0..self.y.width).map(|r| silu(xg.dot(gate.row(r))) * xu.dot(up.row(r))).collect();
             m.row_mut(self.y, i).copy_from_slice(&y);
         }
     }

@@ -44,7 +44,9 @@ impl Operation for Linear {
             ensure(ok, self.name(), || format!("{w:?} from {} to {} columns", self.x.width, p.y.width))?;
             if let Some(b) = p.bias {
                 let b = g.weight(b);
-                ensure(b.shape().n_elements() == n_out, self.name(), || format!("{b:?} is no bias of {w:?}"))?;
+                ensure(b.shape().n_elements() == n_out, self.name(), || {
+                    format!("{b:?} is no bias of {w:?}")
+                })?;
             }
         }
         Ok(())

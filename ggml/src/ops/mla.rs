@@ -122,7 +122,8 @@ impl MlaNaive {
     /// `[k_up · c | r]` of one cached row.
     fn key(&self, k_up: &[Vec<f32>], row: &[f32]) -> Vec<f32> {
         let (c, r) = row.split_at(self.kv_lora_rank);
-        let dot = |k: &Vec<f32>| k.iter().zip(c).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
+        let dot =
+            |k: &Vec<f32>| k.iter().zip(c).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
         k_up.iter().map(dot).chain(r.iter().copied()).collect()
     }
 }

@@ -61,7 +61,13 @@ impl Router {
     /// Chooses for one row: `chosen[j]` = (expert, weight), best first.
     ///
     /// `scratch` takes `2 · n_expert` numbers.
-    pub fn choose(&self, logits: &[f32], bias: Option<&[f32]>, scratch: &mut [f32], chosen: &mut [(u32, f32)]) {
+    pub fn choose(
+        &self,
+        logits: &[f32],
+        bias: Option<&[f32]>,
+        scratch: &mut [f32],
+        chosen: &mut [(u32, f32)],
+    ) {
         let (scores, rank) = scratch.split_at_mut(logits.len());
         self.scores(logits, scores);
         rank.copy_from_slice(scores);
@@ -147,9 +153,11 @@ impl Operation for Router {
             Some(x) => n / x.n * x.used,
             None => n,
         };
-        ensure(used > 0 && used <= candidates && g.rows(self.logits.buf) == Rows::Tokens, self.name(), || {
-            format!("{used} of {n} experts in {:?}", self.groups)
-        })?;
+        ensure(
+            used > 0 && used <= candidates && g.rows(self.logits.buf) == Rows::Tokens,
+            self.name(),
+            || format!("{used} of {n} experts in {:?}", self.groups),
+        )?;
         let bias = self.bias.map_or(n, |b| g.weight(b).shape().n_elements());
         ensure(bias == n, self.name(), || format!("a bias of {bias} for {n} experts"))
     }

@@ -23,10 +23,7 @@ fn use_all(file: &Gguf) {
         getters(metadata, key);
         match value {
             Value::Array(Array::Strings(a)) => {
-                assert_eq!(
-                    a.iter().map(<[u8]>::len).sum::<usize>() + 8 * a.len(),
-                    encoded_len(a)
-                );
+                assert_eq!(a.iter().map(<[u8]>::len).sum::<usize>() + 8 * a.len(), encoded_len(a));
                 assert!((0..a.len()).all(|i| a.get(i).is_some()) && a.get(a.len()).is_none());
                 assert!(a.get_str(usize::MAX).is_none());
             }

@@ -35,10 +35,20 @@ impl AttentionConfig {
         let v_dim = l.find_usize("attention.value_length")?.unwrap_or(k_dim);
         let n_rot = l.find_usize("rope.dimension_count")?.unwrap_or(k_dim);
         if k_dim == 0 || v_dim == 0 || n_rot == 0 || n_rot > k_dim {
-            return Err(l.config_error(format!("heads of {k_dim} and {v_dim} elements, {n_rot} of them rotated")));
+            return Err(
+                l.config_error(format!("heads of {k_dim} and {v_dim} elements, {n_rot} of them rotated"))
+            );
         }
         let rope = Rope::load(l, n_rot)?;
-        Ok(AttentionConfig { n_head, n_head_kv, k_dim, v_dim, rope, pairing, scale: 1.0 / (k_dim as f32).sqrt() })
+        Ok(AttentionConfig {
+            n_head,
+            n_head_kv,
+            k_dim,
+            v_dim,
+            rope,
+            pairing,
+            scale: 1.0 / (k_dim as f32).sqrt(),
+        })
     }
 
     pub fn cache(&self, k_ty: GgmlType, v_ty: GgmlType) -> LayerCache {
@@ -58,7 +68,13 @@ pub struct Attention {
 }
 
 impl Attention {
-    pub fn load(l: &mut Loader<'_>, base: &Base, c: &AttentionConfig, il: usize, qk_norm: bool) -> Result<Self> {
+    pub fn load(
+        l: &mut Loader<'_>,
+        base: &Base,
+        c: &AttentionConfig,
+        il: usize,
+        qk_norm: bool,
+    ) -> Result<Self> {
         let mut affine = |name: &str, n_in: usize, n_out: usize| -> Result<Affine> {
             let w = l.matrix(&format!("blk.{il}.{name}.weight"), &[n_in, n_out])?;
             Ok(Affine { w, bias: l.find_vector(&format!("blk.{il}.{name}.bias"), n_out)? })
@@ -232,7 +248,13 @@ pub enum Mlp {
 }
 
 impl Mlp {
-    pub fn record(&self, r: &mut Recorder<'_>, router: Option<&RouterConfig>, h: View, x: View) -> GgmlResult<()> {
+    pub fn record(
+        &self,
+        r: &mut Recorder<'_>,
+        router: Option<&RouterConfig>,
+        h: View,
+        x: View,
+    ) -> GgmlResult<()> {
         match (self, router) {
             (Mlp::Dense(ffn), _) => ffn.record(r, h, x),
             (Mlp::Moe(moe), Some(c)) => moe.record(r, c, h, x),

@@ -90,7 +90,9 @@ impl MlaConfig {
         let n_k = length("attention.key_length_mla", "attention.key_length")?;
         let n_v = length("attention.value_length_mla", "attention.value_length")?;
         if n_k <= n_rope || n_v == 0 {
-            return Err(l.config_error(format!("heads of {n_k} and {n_v} elements, {n_rope} of them rotated")));
+            return Err(
+                l.config_error(format!("heads of {n_k} and {n_v} elements, {n_rope} of them rotated"))
+            );
         }
         let rope = Rope::load(l, n_rope)?;
         // DeepSeek keeps sine and cosine and sharpens the scores instead: mscale_all_dim² / √n.
@@ -113,7 +115,8 @@ fn load_router(l: &Loader<'_>, first_moe: usize) -> Result<RouterConfig> {
     if n > 1 {
         let used = l.usize("expert_group_used_count")?;
         if !c.n_expert.is_multiple_of(n) || used > n || c.n_expert / n * used < c.n_used {
-            let what = format!("{} of {} experts cannot be chosen from {used} of {n} groups", c.n_used, c.n_expert);
+            let what =
+                format!("{} of {} experts cannot be chosen from {used} of {n} groups", c.n_used, c.n_expert);
             return Err(l.config_error(what));
         }
         // The file does not say how groups are ranked; what V3 brought tells it from V2.
@@ -238,10 +241,22 @@ impl Layer {
     }
 
     /// Queries enter the latent space, all heads attend to the same rows, results leave it.
-    fn absorbed(&self, r: &mut Recorder<'_>, c: &MlaConfig, il: usize, q: Heads, angles: View) -> GgmlResult<View> {
+    fn absorbed(
+        &self,
+        r: &mut Recorder<'_>,
+        c: &MlaConfig,
+        il: usize,
+        q: Heads,
+        angles: View,
+    ) -> GgmlResult<View> {
         let width = c.kv_lora_rank + c.n_rope;
         let latent_q = r.buffer(c.n_head * width).heads(c.n_head);
-        r.rope(q.cols(c.n_nope, c.n_rope), angles, Pairing::Adjacent, latent_q.cols(c.kv_lora_rank, c.n_rope))?;
+        r.rope(
+            q.cols(c.n_nope, c.n_rope),
+            angles,
+            Pairing::Adjacent,
+            latent_q.cols(c.kv_lora_rank, c.n_rope),
+        )?;
         r.head_linear(q.cols(0, c.n_nope), self.k_b, latent_q.cols(0, c.kv_lora_rank))?;
         let latent_y = r.attention(il, latent_q, 1, c.scale, c.kv_lora_rank)?;
         let y = r.buffer(c.n_head * c.n_v);
@@ -250,7 +265,14 @@ impl Layer {
     }
 
     /// Keys and values of every head from the cached latents.
-    fn naive(&self, r: &mut Recorder<'_>, c: &MlaConfig, il: usize, q: Heads, angles: View) -> GgmlResult<View> {
+    fn naive(
+        &self,
+        r: &mut Recorder<'_>,
+        c: &MlaConfig,
+        il: usize,
+        q: Heads,
+        angles: View,
+    ) -> GgmlResult<View> {
         let rotated = q.cols(c.n_nope, c.n_rope);
         r.rope(rotated, angles, Pairing::Adjacent, rotated)?;
         let y = r.buffer(c.n_head * c.n_v);

@@ -75,26 +75,17 @@ impl Vocab {
     /// Texts of many kinds with their ids, no BOS added.
     pub fn cases(&self) -> Vec<TokenizerCase> {
         let lines = read_text(&self.cases);
-        lines
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
-            .collect()
+        lines.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
     /// llama.cpp's own test texts and their ids (no BOS, special tokens not parsed).
     pub fn inp_out(&self) -> Vec<(String, Vec<u32>)> {
         let (inp, out) = (read_text(&self.inp), read_text(&self.out));
-        let texts = inp
-            .strip_suffix("\n__ggml_vocab_test__\n")
-            .expect("a separator at the end");
+        let texts = inp.strip_suffix("\n__ggml_vocab_test__\n").expect("a separator at the end");
         let texts: Vec<_> = texts.split("\n__ggml_vocab_test__\n").collect();
         let ids: Vec<Vec<u32>> = out
             .lines()
-            .map(|l| {
-                l.split_whitespace()
-                    .map(|id| id.parse().expect("a token id"))
-                    .collect()
-            })
+            .map(|l| l.split_whitespace().map(|id| id.parse().expect("a token id")).collect())
             .collect();
         assert_eq!(texts.len(), ids.len(), "{}", self.inp.display());
         texts.into_iter().map(String::from).zip(ids).collect()
@@ -183,10 +174,7 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> T {
 }
 
 fn fixtures_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/")
-        .join("fixtures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/").join("fixtures")
 }
 
 #[cfg(test)]
@@ -224,10 +212,7 @@ mod tests {
         assert_eq!(read_text(&t.eval).lines().count(), 500);
         assert!(t.f16.exists() && t.eval_text.exists());
         let (prompts, tensors) = (t.reference().prompts, t.reference_tensors());
-        assert_eq!(
-            tensors.f32("prompt0.logits").0[0],
-            tensors.i64("prompt0.input_ids").1.len()
-        );
+        assert_eq!(tensors.f32("prompt0.logits").0[0], tensors.i64("prompt0.input_ids").1.len());
         assert_eq!(prompts.len(), 8);
         assert_eq!(t.reference().greedy.len(), 20);
     }

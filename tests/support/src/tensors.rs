@@ -15,10 +15,7 @@ impl Tensors {
     /// Reads the file.
     pub fn open(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        Tensors {
-            path: path.into(),
-            bytes,
-        }
+        Tensors { path: path.into(), bytes }
     }
 
     /// Names of all tensors.
@@ -56,14 +53,10 @@ impl Tensors {
     }
 
     fn view<'a>(&self, file: &SafeTensors<'a>, name: &str) -> TensorView<'a> {
-        file.tensor(name)
-            .unwrap_or_else(|e| panic!("{}: {name}: {e}", self.path.display()))
+        file.tensor(name).unwrap_or_else(|e| panic!("{}: {name}: {e}", self.path.display()))
     }
 }
 
 fn words<const N: usize, T>(view: &TensorView<'_>, convert: impl Fn([u8; N]) -> T) -> Vec<T> {
-    view.data()
-        .chunks_exact(N)
-        .map(|b| convert(b.try_into().expect("N bytes")))
-        .collect()
+    view.data().chunks_exact(N).map(|b| convert(b.try_into().expect("N bytes"))).collect()
 }

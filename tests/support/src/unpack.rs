@@ -38,19 +38,12 @@ pub fn model(fixtures: &Path, name: &str) -> PathBuf {
         let dir = dir.join(name);
         let f16 = dir.join(format!("{name}-f16.gguf"));
         if f16.exists() {
-            fs::write(
-                dir.join(format!("{name}-f32.gguf")),
-                widen::f16_to_f32(&fs::read(f16)?),
-            )?;
+            fs::write(dir.join(format!("{name}-f32.gguf")), widen::f16_to_f32(&fs::read(f16)?))?;
         }
         let sums: HashMap<String, HashMap<String, String>> =
             serde_json::from_slice(&fs::read(models.join("sha256.json"))?)?;
         for (file, want) in &sums[name] {
-            assert_eq!(
-                &sha256::hex(&fs::read(dir.join(file))?),
-                want,
-                "SHA-256 of {name}/{file}"
-            );
+            assert_eq!(&sha256::hex(&fs::read(dir.join(file))?), want, "SHA-256 of {name}/{file}");
         }
         Ok(())
     })

@@ -92,9 +92,7 @@ pub fn f16_to_f32(src: &[u8]) -> Vec<u8> {
             &src[range]
         };
         if is_f16 {
-            let halves = raw(2)
-                .chunks_exact(2)
-                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
+            let halves = raw(2).chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
             out.extend(halves.flat_map(f32::to_le_bytes));
         } else {
             out.extend(raw(4));

@@ -137,7 +137,8 @@ impl Attend {
         // phases; scores have CHUNK numbers for every query.
         unsafe {
             if self.quantized() {
-                let rows = Q8Rows { k: k_dim, rows: q.rows * heads, block: 32, qs: q.qs, d: q.d, sums: q.sums };
+                let rows =
+                    Q8Rows { k: k_dim, rows: q.rows * heads, block: 32, qs: q.qs, d: q.d, sums: q.sums };
                 x.kernels.attn_scores_q8(rows, keys.ptr, keys.stride, n_keys, self.op.scale, out, CHUNK);
             } else {
                 let (ty, scale) = (self.k_ty, self.op.scale);
@@ -164,7 +165,18 @@ impl Attend {
         unsafe {
             let n = q.rows * heads;
             let (p, acc) = (&*q.scores, state.acc.as_mut_ptr());
-            x.kernels.attn_values(self.v_ty, p, CHUNK, n, values.ptr, values.stride, n_keys, v_dim, acc, v_dim);
+            x.kernels.attn_values(
+                self.v_ty,
+                p,
+                CHUNK,
+                n,
+                values.ptr,
+                values.stride,
+                n_keys,
+                v_dim,
+                acc,
+                v_dim,
+            );
         }
     }
 
@@ -216,7 +228,8 @@ impl FewRows {
 
     /// Blocks of query heads: more when there are few other items to share out.
     fn head_blocks(&self, x: &Exec<'_>) -> usize {
-        let others: usize = (0..x.batch.len()).map(|i| n_spans(visible(x, i)) * self.attend.op.n_head_kv).sum();
+        let others: usize =
+            (0..x.batch.len()).map(|i| n_spans(visible(x, i)) * self.attend.op.n_head_kv).sum();
         16usize.div_ceil(others).clamp(1, self.attend.group())
     }
 }
@@ -344,7 +357,13 @@ impl SplitStep for ManyRows {
 
 impl ManyRows {
     /// Rows of one sequence. Rows of different lengths may have different spans: then each goes by itself.
-    fn rows(&self, x: &Exec<'_>, (first, n): (usize, usize), heads: (usize, usize), mut scratch: Scratch<'_>) {
+    fn rows(
+        &self,
+        x: &Exec<'_>,
+        (first, n): (usize, usize),
+        heads: (usize, usize),
+        mut scratch: Scratch<'_>,
+    ) {
         let (shortest, longest) = (visible(x, first), visible(x, first + n - 1));
         if span_chunks(shortest) != span_chunks(longest) {
             let memory = scratch.0;

@@ -133,7 +133,13 @@ impl SplitStep for Gather {
 }
 
 /// The activations of an expert's pairs: gathered, or the one row that there is.
-fn pair_input(x: &Exec<'_>, single: Input, gathered: Input, start: &[u32], e: usize) -> (Input, (usize, usize)) {
+fn pair_input(
+    x: &Exec<'_>,
+    single: Input,
+    gathered: Input,
+    start: &[u32],
+    e: usize,
+) -> (Input, (usize, usize)) {
     if x.batch.len() == 1 {
         return (single, (0, 1));
     }

@@ -116,7 +116,10 @@ impl NaiveHeads {
     /// Keys and values of the head for a chunk.
     fn expand(&self, x: &Exec<'_>, rows: ChunkRows, m: &mut Memory<'_>) {
         let r = self.op.kv_lora_rank;
-        let products = [(&*m.k_up, self.op.n_nope, m.keys.as_mut_ptr()), (&*m.v_up, self.op.y.width, m.values.as_mut_ptr())];
+        let products = [
+            (&*m.k_up, self.op.n_nope, m.keys.as_mut_ptr()),
+            (&*m.v_up, self.op.y.width, m.values.as_mut_ptr()),
+        ];
         for (up, n, to) in products {
             // SAFETY: a chunk has all its rows, of at least `r` elements; `to` has CHUNK numbers for each of `n` elements.
             unsafe { x.kernels.attn_scores(rows.ty, up, r, rows.ptr, rows.stride, rows.n, 1.0, to, CHUNK) };
