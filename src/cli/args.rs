@@ -305,8 +305,12 @@ pub struct TextArgs {
     /// Read the text from a file
     #[arg(short, long, value_name = "FILE", help_heading = "Text")]
     pub file: Option<PathBuf>,
-    /// Take the text of special tokens, such as <think>, for the tokens
-    #[arg(long, help_heading = "Text")]
+    // No doc comment: rustdoc would take the token for HTML.
+    #[arg(
+        long,
+        help_heading = "Text",
+        help = "Take the text of special tokens, such as <think>, for the tokens"
+    )]
     pub parse_special: bool,
 }
 

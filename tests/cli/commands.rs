@@ -94,8 +94,19 @@ fn perplexity_and_divergence_are_measured() {
         "<｜begin▁of▁sentence｜><｜User｜>What is 47 + 85?<｜Assistant｜>47 + 85 = 132<｜end▁of▁sentence｜>";
     let file = write(dir.path(), "text", &text.repeat(3));
     let file = file.to_str().unwrap();
-    let measured =
-        json(&["perplexity", "-q", "--json", "--score", "documents", "-f", file, "--kl-base", model()]);
+    let measured = json(&[
+        "perplexity",
+        "-q",
+        "--json",
+        "--score",
+        "documents",
+        "-f",
+        file,
+        "-m",
+        model(),
+        "--kl-base",
+        model(),
+    ]);
     let nll: Vec<f64> = serde_json::from_value(measured["per_token"]["nll"].clone()).unwrap();
     assert_eq!(measured["scored_tokens"], nll.len());
     assert_eq!(measured["windows"], 3);
