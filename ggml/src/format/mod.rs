@@ -45,7 +45,7 @@ use std::fmt;
 use crate::act::ActFormat;
 
 pub use dot::{dot_f32, dot_q8};
-pub(crate) use grids::IQ4_VALUES;
+pub(crate) use grids::{IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS, IQ4_VALUES};
 
 /// Largest number of elements in a block of any format.
 pub const MAX_BLOCK: usize = 256;

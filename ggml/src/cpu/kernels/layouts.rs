@@ -14,7 +14,7 @@ use crate::format::IQ4_VALUES;
 /// # Safety
 /// `p` is valid for reads of a `T`.
 #[inline(always)]
-unsafe fn read<T: Copy>(p: *const u8) -> T {
+pub(super) unsafe fn read<T: Copy>(p: *const u8) -> T {
     // SAFETY: the caller's promise.
     unsafe { p.cast::<T>().read_unaligned() }
 }
@@ -187,7 +187,7 @@ impl Block32 for IQ4_NL {
 }
 
 /// A format whose blocks have 256 elements: a step.
-trait Block256: Copy {
+pub(super) trait Block256: Copy {
     const BYTES: usize;
     const MIN: bool;
 
@@ -404,6 +404,15 @@ unsafe fn six_bits<S: Decode>(s: S, low: S::Q, high: *const u8, right: [i32; 2])
     unsafe { s.sub_bytes(s.or(low, s.load_shifted(high, right, 0x30)), 32) }
 }
 
+/// Eight nibbles, the lowest first, to a byte each.
+#[inline(always)]
+pub(super) fn nibbles(packed: u32) -> u64 {
+    let x = u64::from(packed);
+    let x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    let x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f
+}
+
 /// See [`crate::format`].
 #[derive(Clone, Copy)]
 pub(super) struct IQ4_XS;
@@ -417,16 +426,12 @@ impl Block256 for IQ4_XS {
         // SAFETY: every offset is within the block.
         unsafe {
             let (high, low): (u16, u32) = (read(p.add(2)), read(p.add(4)));
-            // A field of two bits, or a nibble, to a byte each.
+            // A field of two bits to a byte each.
             let high = u64::from(high);
             let high = (high | high << 24) & 0x0000_00ff_0000_00ff;
             let high = (high | high << 12) & 0x000f_000f_000f_000f;
             let high = (high | high << 6) & 0x0303_0303_0303_0303;
-            let low = u64::from(low);
-            let low = (low | low << 16) & 0x0000_ffff_0000_ffff;
-            let low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
-            let low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-            let scales = s.sub(s.dup_i8(low | high << 4), s.splat(32.0));
+            let scales = s.sub(s.dup_i8(nibbles(low) | high << 4), s.splat(32.0));
             let mut q = [s.load_q(p); 4];
             for i in 0..4 {
                 let qs = p.add(8 + 32 * i);

@@ -274,7 +274,7 @@ pub(super) fn generic<S: Simd>(s: S, format: &'static Format, args: &Args<'_>, m
 
 /// A format that people run, straight from its bytes; any other by [`generic`].
 pub(super) fn tuned<S: Decode>(s: S, format: &'static Format, args: &Args<'_>, many: bool) {
-    use super::layouts as l;
+    use super::{layouts as l, layouts_iq as iq};
     match format.ty {
         GgmlType::Q4_0 => rows(s, l::Of32(l::Q4_0), 32, args, many),
         GgmlType::Q4_1 => rows(s, l::Of32(l::Q4_1), 32, args, many),
@@ -288,6 +288,13 @@ pub(super) fn tuned<S: Decode>(s: S, format: &'static Format, args: &Args<'_>, m
         GgmlType::Q5_K => rows(s, l::Of256(l::Q5_K), 32, args, many),
         GgmlType::Q6_K => rows(s, l::Of256(l::Q6_K), 16, args, many),
         GgmlType::IQ4_XS => rows(s, l::Of256(l::IQ4_XS), 32, args, many),
+        GgmlType::IQ2_XXS => rows(s, l::Of256(iq::IQ2_XXS), 32, args, many),
+        GgmlType::IQ2_XS => rows(s, l::Of256(iq::IQ2_XS), 16, args, many),
+        GgmlType::IQ2_S => rows(s, l::Of256(iq::IQ2_S), 16, args, many),
+        GgmlType::IQ3_XXS => rows(s, l::Of256(iq::IQ3_XXS), 32, args, many),
+        GgmlType::IQ3_S => rows(s, l::Of256(iq::IQ3_S), 32, args, many),
+        GgmlType::IQ1_S => rows(s, l::Of256(iq::IQ1_S), 32, args, many),
+        GgmlType::IQ1_M => rows(s, l::Of256(iq::IQ1_M), 16, args, many),
         _ => generic(s, format, args, many),
     }
 }

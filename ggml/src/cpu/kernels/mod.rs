@@ -9,7 +9,7 @@
 //! | `dispatch` | which instruction set this machine gets |
 //! | `simd` | what an instruction set must offer |
 //! | `scalar` | the portable one, the tests' truth |
-//! | `layouts` | the formats' bits in registers |
+//! | `layouts`, `layouts_iq` | the formats' bits in registers |
 //! | `matvec` | quantized weights × few activation rows |
 //! | `gemm` | quantized weights × many activation rows |
 //! | `float` | plain weights × activations, attention scores |
@@ -26,6 +26,7 @@ mod dispatch;
 mod float;
 mod gemm;
 mod layouts;
+mod layouts_iq;
 mod matvec;
 mod scalar;
 mod simd;

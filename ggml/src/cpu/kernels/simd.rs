@@ -246,6 +246,13 @@ pub(super) trait Decode: Simd {
     fn lookup(self, table: &[i8; 16], v: Self::Q) -> Self::Q;
     /// Byte `i` is `value` where bit `i` is set, else 0.
     fn expand_bits(self, bits: u64, value: u8) -> Self::Q;
+    /// 64 bytes, the lowest of each word first.
+    #[allow(clippy::wrong_self_convention)] // `self` is the proof, not the source
+    fn from_words(self, words: [u64; 8]) -> Self::Q;
+    /// `a + b` for every byte.
+    fn add_bytes(self, a: Self::Q, b: Self::Q) -> Self::Q;
+    /// Byte `i` is `-v` where bit `i` is set, else `v`.
+    fn negate(self, v: Self::Q, bits: u64) -> Self::Q;
     /// 8 half-precision numbers, each in two neighbouring lanes.
     fn dup_f16(self, halves: [u16; 8]) -> Self::F;
     /// A half-precision number in all lanes.

@@ -514,6 +514,9 @@ impl<M: Multiply> Decode for Neon<M> {
             let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
             vandq_u8(vtstq_u8(bytes, bit), vdupq_n_u8(value))
         };
+        fn from_words(words: [u64; 8]) -> Q =
+            |i| vreinterpretq_u8_u64(vcombine_u64(vcreate_u64(words[2 * i]), vcreate_u64(words[2 * i + 1])));
+        fn add_bytes(a: Q, b: Q) -> Q = |i| vaddq_u8(a[i], b[i]);
         fn splat_f16(half: u16) -> F = |_i| widen_f16!("fcvtl", "4h", vdupq_n_u16(half));
     }
 
@@ -539,5 +542,16 @@ impl<M: Multiply> Decode for Neon<M> {
     fn widen_i8(self, low: u64, high: u64) -> F {
         // SAFETY: `self` exists only where the machine has these instructions.
         unsafe { from_i8(vcombine_s8(vcreate_s8(low), vcreate_s8(high))) }
+    }
+
+    #[inline(always)]
+    fn negate(self, v: Q, bits: u64) -> Q {
+        let minus = self.expand_bits(bits, 0xff);
+        let mut v = v;
+        for i in 0..4 {
+            // SAFETY: `self` exists only where the machine has these instructions.
+            v[i] = unsafe { vsubq_u8(veorq_u8(v[i], minus[i]), minus[i]) };
+        }
+        v
     }
 }

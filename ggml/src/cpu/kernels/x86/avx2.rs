@@ -482,6 +482,11 @@ impl<M: Multiply> Decode for Avx2<M> {
             let set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
             _mm256_and_si256(set, _mm256_set1_epi8(value as i8))
         };
+        fn from_words(words: [u64; 8]) -> I = |i| {
+            let w = |j: usize| words[4 * i + j] as i64;
+            _mm256_set_epi64x(w(3), w(2), w(1), w(0))
+        };
+        fn add_bytes(a: I, b: I) -> I = |i| _mm256_add_epi8(a[i], b[i]);
         fn dup_f16(halves: [u16; 8]) -> F = |i| {
             let v: __m128i = std::mem::transmute(halves);
             _mm256_cvtph_ps(if i == 0 { _mm_unpacklo_epi16(v, v) } else { _mm_unpackhi_epi16(v, v) })
@@ -496,5 +501,17 @@ impl<M: Multiply> Decode for Avx2<M> {
             let v = _mm_cvtsi64_si128(if i == 0 { low } else { high } as i64);
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))
         };
+    }
+
+    #[inline(always)]
+    fn negate(self, v: I, bits: u64) -> I {
+        let minus = self.expand_bits(bits, 0xff);
+        // SAFETY: `self` exists only where the machine has these instructions.
+        unsafe {
+            [
+                _mm256_sub_epi8(_mm256_xor_si256(v[0], minus[0]), minus[0]),
+                _mm256_sub_epi8(_mm256_xor_si256(v[1], minus[1]), minus[1]),
+            ]
+        }
     }
 }

@@ -394,6 +394,13 @@ impl<M: Multiply> Decode for Avx512<M> {
         fn lookup(table: &[i8; 16], v: __m512i) -> __m512i =
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), v);
         fn expand_bits(bits: u64, value: u8) -> __m512i = _mm512_maskz_set1_epi8(bits, value as i8);
+        fn from_words(words: [u64; 8]) -> __m512i = {
+            let [a, b, c, d, e, f, g, h] = words.map(|w| w as i64);
+            _mm512_set_epi64(h, g, f, e, d, c, b, a)
+        };
+        fn add_bytes(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi8(a, b);
+        fn negate(v: __m512i, bits: u64) -> __m512i =
+            _mm512_mask_sub_epi8(v, bits, _mm512_setzero_si512(), v);
         fn dup_f16(halves: [u16; 8]) -> __m512 = {
             let v: __m128i = std::mem::transmute(halves);
             let v = _mm256_set_m128i(_mm_unpackhi_epi16(v, v), _mm_unpacklo_epi16(v, v));
