@@ -35,8 +35,18 @@ pub fn stdin() -> Result<String> {
     drop(done);
     // It ends at once now that its channel is closed, and cannot panic.
     let _ = patience.join();
-    read.map_err(|e| Failure::new(format!("cannot read standard input: {e}")))?;
+    read.map_err(|e| unreadable(&e))?;
     text(bytes, "standard input")
+}
+
+/// Standard input cannot be read.
+pub fn unreadable(error: &std::io::Error) -> Failure {
+    let hint = if error.kind() == std::io::ErrorKind::InvalidData {
+        "convert it to UTF-8, for example with iconv"
+    } else {
+        "check where it comes from"
+    };
+    Failure::new(format!("cannot read standard input: {error}")).or_hint(hint)
 }
 
 /// Reads a file of text; `-` is standard input.

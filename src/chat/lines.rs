@@ -9,6 +9,7 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 
 use crate::failure::{Failure, Result};
+use crate::input::unreadable;
 
 const PROMPT: &str = ">>> ";
 /// Where a block goes on.
@@ -73,7 +74,9 @@ impl Lines {
             while !block.trim_end().ends_with(QUOTES) {
                 match self.read(MORE)? {
                     Input::Text(line) => block = block + "\n" + &line,
-                    other => return Ok(other),
+                    // The block ends with the input; the next reading will say so again.
+                    Input::End => break,
+                    Input::Dropped => return Ok(Input::Dropped),
                 }
             }
             text = block.trim_end().trim_end_matches(QUOTES).trim_matches('\n').to_owned();
@@ -96,7 +99,7 @@ impl Lines {
                 }
                 let mut line = String::new();
                 let n = std::io::stdin().lock().read_line(&mut line);
-                let n = n.map_err(|e| Failure::new(format!("cannot read standard input: {e}")))?;
+                let n = n.map_err(|e| unreadable(&e))?;
                 let line = line.strip_suffix('\n').unwrap_or(&line);
                 let line = line.strip_suffix('\r').unwrap_or(line);
                 Ok(if n == 0 { Input::End } else { Input::Text(line.into()) })

@@ -80,9 +80,17 @@ impl Lookup {
     }
 
     fn nothing(&self, name: &OsStr) -> Failure {
-        let mut looked = vec!["the current folder".to_owned()];
-        looked.extend(self.folders.iter().map(|f| f.display().to_string()));
-        let what = format!("there is no model '{}' in {}", name.display(), looked.join(" or "));
+        let path = Path::new(name);
+        if path.is_dir() {
+            let what = format!("{} is a folder without a GGUF file", path.display());
+            return Failure::new(what).or_hint("fathom runs GGUF files, as llama.cpp and ollama do");
+        }
+        let mut what = format!("there is no model '{}'", name.display());
+        if path.is_relative() {
+            let folders = self.folders.iter().map(|f| f.display().to_string());
+            let looked: Vec<String> = std::iter::once("the current folder".into()).chain(folders).collect();
+            what = format!("{what} in {}", looked.join(" or "));
+        }
         let near = self.nearest(name);
         if near.is_empty() {
             let hint = format!("give the path of a GGUF file, or set {FOLDERS} to the folder it is in");
@@ -275,6 +283,12 @@ mod tests {
             let failure = lookup.first_word(missing.as_ref()).unwrap_err();
             assert!(failure.hint().unwrap().contains("-p"), "{failure:?}");
         }
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        let failure = lookup.first_word(empty.as_os_str()).unwrap_err();
+        assert!(failure.message().unwrap().contains("folder without"), "{failure:?}");
+        let failure = lookup.model(dir.path().join("b.gguf").as_os_str()).unwrap_err();
+        assert!(!failure.message().unwrap().contains("current folder"), "{failure:?}");
         let text = dir.path().join("notes.txt");
         fs::write(&text, "hello").unwrap();
         // Named by its path it is meant as the model, whatever it holds; the reader will say.

@@ -63,7 +63,13 @@ impl Chat {
                 None => match lines.next()? {
                     Input::Text(text) => text,
                     Input::Dropped => continue,
-                    Input::End => return Ok(Outcome::Done),
+                    Input::End => {
+                        if self.terminal {
+                            // What the shell says next begins its own line.
+                            streams::print("\n")?;
+                        }
+                        return Ok(Outcome::Done);
+                    }
                 },
             };
             let outcome = match Slash::parse(&text) {

@@ -103,10 +103,11 @@ struct TensorInfo<'a> {
     bytes: usize,
 }
 
-/// Prints what is known of a file.
+/// Prints what is known of a file. One that holds only a vocabulary is all right.
 ///
 /// # Errors
-/// If it is no GGUF file.
+/// If it is no GGUF file, and, after what is known has been printed, if it has weights or a vocabulary
+/// that cannot be used.
 pub fn show(args: &ShowArgs, colors: Colors) -> Result<Outcome> {
     let settings = EngineSettings::new(&args.engine)?;
     let source = settings::choose_only(&args.model, args.name.as_deref(), super::env)?;
@@ -119,7 +120,11 @@ pub fn show(args: &ShowArgs, colors: Colors) -> Result<Outcome> {
     let mut out = colors.styled_stdout();
     use std::io::Write as _;
     streams::written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
-    Ok(Outcome::Done)
+    let is_vocabulary = gguf.tensors().is_empty() && shown.tokenizer.is_some();
+    match loaded {
+        Err(failure) if !is_vocabulary => Err(failure),
+        _ => Ok(Outcome::Done),
+    }
 }
 
 impl<'a> Shown<'a> {

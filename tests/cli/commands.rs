@@ -29,6 +29,24 @@ fn show_says_what_a_file_is() {
 }
 
 #[test]
+fn show_tells_what_it_can_of_a_file_that_cannot_run() {
+    let vocabulary = fathom_testing::fixtures::vocab("qwen2").gguf;
+    let text = run(&["show", vocabulary.to_str().unwrap()]).done().stdout;
+    assert!(text.contains("151936 tokens") && text.contains("cannot run"), "{text}");
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(model()).unwrap();
+    let at = bytes.windows(17).position(|w| w == b"token_embd.weight").unwrap();
+    let mut renamed = bytes.clone();
+    renamed[at] = b'T';
+    let path = dir.path().join("renamed.gguf");
+    std::fs::write(&path, renamed).unwrap();
+    let ran = run(&["show", path.to_str().unwrap()]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("token_embd.weight") && ran.stderr.contains("hint: "), "{}", ran.stderr);
+    assert!(ran.stdout.contains("deepseek2"), "{}", ran.stdout);
+}
+
+#[test]
 fn tokenize_takes_the_text_as_it_is() {
     let ids = |args: &[&str], stdin: &str| {
         let ran = run_with(&[&["tokenize", "-q", "--json"], args].concat(), stdin).done();

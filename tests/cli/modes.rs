@@ -70,6 +70,12 @@ fn chat_reads_a_script_line_by_line() {
 }
 
 #[test]
+fn a_block_that_is_not_closed_is_said_at_the_end() {
+    let ran = run_with(&["chat", "-q", "--temp", "0"], "\"\"\"What is\n2 + 2?").done();
+    assert_eq!(ran.stdout, "2 + 2 = 4\n");
+}
+
+#[test]
 fn a_turn_of_a_chat_processes_only_what_is_new() {
     let ran = run_with(&["chat", "--temp", "0", "--stats"], "What is 20 + 22?\nNow add 15 to that.\n").done();
     let second = ran.stdout.lines().nth(1).unwrap();
