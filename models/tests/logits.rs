@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
+use fathom_testing::compare::{kl, max_error};
 use fathom_testing::fixtures::{self, MODELS};
 use ggml_sys::GgmlType;
 use ggml_sys::backend::Backend;
@@ -57,21 +58,6 @@ fn compare(name: &str, mut make: impl FnMut() -> Session, mut check: impl FnMut(
             check(&format!("{name}, {}, position {}", prompt.name, first + i), got, want);
         }
     }
-}
-
-fn max_error(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-/// Σ p·ln(p/q) of the distributions that the logits stand for.
-fn kl(p: &[f32], q: &[f32]) -> f64 {
-    let ln_softmax = |x: &[f32]| -> Vec<f64> {
-        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = x.iter().map(|v| f64::from(v - max).exp()).sum();
-        x.iter().map(|v| f64::from(v - max) - sum.ln()).collect()
-    };
-    let (p, q) = (ln_softmax(p), ln_softmax(q));
-    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
 #[test]

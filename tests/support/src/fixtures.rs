@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::exam::Question;
 use crate::reference::{Reference, TinyReference, TokenizerCase};
 use crate::tensors::Tensors;
 use crate::unpack;
@@ -141,6 +142,12 @@ impl TinyR1 {
     /// Prompts and greedy continuations.
     pub fn reference(&self) -> TinyReference {
         read_json(&fixture("tiny-r1/reference.json"))
+    }
+
+    /// The questions of the held-out set, in order.
+    pub fn questions(&self) -> Vec<Question> {
+        let lines = read_text(&self.eval);
+        lines.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
     /// `promptN.input_ids`, `promptN.logits`, and for prompt 0 hidden states, routing, MTP logits.

@@ -4,6 +4,8 @@
 //! once into target/fixtures, on first use. As a part of tests, this crate panics when something
 //! is not as it should be.
 
+pub mod compare;
+pub mod exam;
 pub mod fixtures;
 pub mod raw_gguf;
 pub mod reference;
