@@ -63,7 +63,7 @@ fn divergence(file: PathBuf, cache: GgmlType, mla: Option<MlaForm>) -> (f64, f64
 
 #[test]
 fn rounding_costs_little() {
-    // Weights in F16 are exact. Where something is rounded to 8 bits, an expert that was a close second is chosen now and
+    // F16 keeps the weights as they are, but for the tiniest. Where something is rounded to 8 bits, an expert that was a close second is chosen now and
     // then; positions that nobody can predict, such as the numbers in a question, move then. Measured: 3.6e-7 on average
     // and 1e-5 at most in F16, 0.6e-3 to 2.1e-3 and 0.02 to 0.1 in 8 bits.
     let cases = [
