@@ -1,11 +1,11 @@
 //! A model made ready: file, tokenizer, template, and a session of the size that was asked for.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ggml_sys::backend::Backend;
-use ggml_sys::cpu::Cpu;
+use ggml_sys::cpu::pool::default_threads;
+use ggml_sys::cpu::{Cpu, kernels};
 use ggml_sys::gguf::Gguf;
 use models::generate::Summary;
 use models::memory::MemoryPlan;
@@ -112,8 +112,11 @@ impl Loaded {
                 MlaArg::Naive => Some(MlaForm::Naive),
             },
         };
-        let threads = settings.threads.unwrap_or_else(cores);
-        let backend = Cpu::new(threads).map_err(|e| {
+        let threads = settings.threads.unwrap_or_else(default_threads);
+        let kernels = kernels::from_environment().map_err(|e| {
+            Failure::new(format!("FATHOM_CPU: {e}")).or_hint("leave it unset for the best one")
+        })?;
+        let backend = Cpu::with_kernels(threads, kernels).map_err(|e| {
             Failure::new(format!("cannot start {threads} threads: {e}")).or_hint("use fewer with -t")
         })?;
         ::log::info!("{} on {}: context {n_ctx}, batches of {}", self.name, backend.name(), options.n_batch);
@@ -177,11 +180,6 @@ impl Loaded {
         ::log::info!("{options:?}");
         (Sampler::new(options), options.seed)
     }
-}
-
-/// Physical parallelism that the system grants this process.
-fn cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// A seed that can be given to `-s`: 32 bits, as in llama.cpp.

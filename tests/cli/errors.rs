@@ -3,6 +3,13 @@
 use super::{Ran, fathom, model, run, run_with, write};
 
 #[test]
+fn an_instruction_set_that_there_is_not_is_named() {
+    let mut command = fathom();
+    command.env("FATHOM_CPU", "z80").args(["-m", model(), "hi"]).stdin(std::process::Stdio::null());
+    Ran::new(command.output().unwrap()).failed(1, "z80");
+}
+
+#[test]
 fn mistakes_on_the_command_line() {
     for (args, what) in [
         (&["run", "--tempp", "1", "hi"][..], "--tempp"),
