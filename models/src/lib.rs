@@ -9,8 +9,10 @@
 //! | [`tokenizer`], [`template`] | text to tokens and back; messages to text |
 //! | [`sampler`], [`generate`](mod@generate), [`reasoning`] | logits to tokens to events |
 //! | [`memory`] | what a model takes, and the context that fits |
+//! | [`cost`], [`shapes`] | what a step costs, and models of random weights, to measure speed with |
 
 pub mod arch;
+pub mod cost;
 pub mod engine;
 pub mod error;
 pub mod generate;
@@ -22,6 +24,7 @@ pub mod record;
 pub mod rope;
 pub mod sampler;
 pub mod session;
+pub mod shapes;
 pub mod template;
 pub mod tokenizer;
 

@@ -7,7 +7,7 @@ use ggml_sys::{GgmlType, Shape, Tensor};
 use crate::error::{Error, Result};
 
 /// More layers than any model has. Guards loops over a number from the file.
-const MAX_LAYERS: usize = 4096;
+pub const MAX_LAYERS: usize = 4096;
 
 /// Reads one file for one architecture and collects the weights it takes.
 pub struct Loader<'a> {

@@ -39,7 +39,7 @@ impl MemoryPlan {
             derived,
             per_position: layers.iter().filter_map(|l| l.bytes_per_position()).sum::<usize>() as u64,
             n_ctx_train: model.base().n_ctx_train,
-            available: available_memory(),
+            available: available(),
         }
     }
 
@@ -56,8 +56,9 @@ impl MemoryPlan {
     }
 }
 
-/// Memory that processes can still be given: of the machine, or of the control group if that has less.
-fn available_memory() -> Option<u64> {
+/// Memory that processes can still be given: of the machine, or of the control group if that has less. `None` where that
+/// cannot be told.
+pub fn available() -> Option<u64> {
     let machine = meminfo("MemAvailable:");
     let group = group_limit().map(|limit| limit.saturating_sub(group_usage().unwrap_or(0)));
     match (machine, group) {

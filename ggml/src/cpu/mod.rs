@@ -8,10 +8,12 @@
 //! | `compile` | operations to steps |
 //! | `steps` | the steps |
 //! | `exec` | what a step works on |
+//! | `measure` | bandwidth and peak of the machine |
 
 mod compile;
 mod exec;
 pub mod kernels;
+mod measure;
 mod plan;
 pub mod pool;
 mod steps;

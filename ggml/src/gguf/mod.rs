@@ -39,7 +39,7 @@ use memmap2::Mmap;
 pub use error::{Error, ErrorKind, Quoted, Result};
 pub use metadata::Metadata;
 pub use value::{Array, NumberArray, StringArray, Text, Value, ValueType};
-pub use writer::{DataWriter, Writer};
+pub use writer::{DataWriter, Layout, Writer};
 
 use crate::tensor::{Owner, Tensor};
 use parse::Parsed;

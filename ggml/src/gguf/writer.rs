@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::MAGIC;
@@ -14,6 +15,17 @@ use crate::tensor::Shape;
 
 /// The version that is written.
 const VERSION: u32 = 3;
+
+/// Where everything will lie in a new file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Everything up to the data of the tensors.
+    pub header: Vec<u8>,
+    /// The data of each tensor, in the order of announcing. What is between them is zero.
+    pub tensors: Vec<Range<u64>>,
+    /// Bytes of the file.
+    pub size: u64,
+}
 
 /// What a new file will say. Tensors are announced here, in the order in which their data follow.
 ///
@@ -99,11 +111,24 @@ impl Writer {
     /// # Errors
     /// If `general.alignment` is set to something that cannot be.
     pub fn file_size(&self) -> Result<u64> {
+        self.layout().map(|l| l.size)
+    }
+
+    /// Where everything will lie, for those who put the data there themselves.
+    ///
+    /// # Errors
+    /// If `general.alignment` is set to something that cannot be.
+    pub fn layout(&self) -> Result<Layout> {
         let alignment = parse::alignment(&self.metadata)?;
-        let data: u64 = self.tensors.iter().map(|t| t.size.next_multiple_of(alignment)).sum();
-        let mut counter = Output { out: io::sink(), at: 0 };
-        self.encode(&mut counter, alignment).map_err(|e| self.failed(e))?;
-        Ok(counter.at + data)
+        let mut out = Output { out: Vec::new(), at: 0 };
+        self.encode(&mut out, alignment).map_err(|e| self.failed(e))?;
+        let mut size = out.at;
+        let mut tensors = Vec::with_capacity(self.tensors.len());
+        for t in &self.tensors {
+            tensors.push(size..size + t.size);
+            size += t.size.next_multiple_of(alignment);
+        }
+        Ok(Layout { header: out.out, tensors, size })
     }
 
     /// Writes everything up to the data of the tensors. `out` should be buffered.

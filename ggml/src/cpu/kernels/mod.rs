@@ -15,6 +15,7 @@
 //! | `float` | plain weights × activations, attention scores |
 //! | `attention` | weighted sums of value rows |
 //! | `vector` | norms, activations, exponentials, conversions |
+//! | `measure` | what the machine does at best |
 //! | `x86`, `aarch64` | AVX2, AVX-512, NEON |
 //!
 //! Nothing here knows threads: callers give disjoint outputs to theirs. Pointers may be unaligned.
@@ -28,6 +29,7 @@ mod gemm;
 mod layouts;
 mod layouts_iq;
 mod matvec;
+mod measure;
 mod scalar;
 mod simd;
 #[cfg(test)]
@@ -324,6 +326,26 @@ impl Kernels {
     /// If `bytes` has not two for every number.
     pub fn from_f16(&self, bytes: &[u8], x: &mut [f32]) {
         with_isa!(self, |s| run(s, vector::FromF16 { bytes, x }));
+    }
+}
+
+/// What [`crate::cpu::measure`] measures with.
+impl Kernels {
+    /// Sum of all bytes modulo 256.
+    pub fn sum(&self, bytes: &[u8]) -> u8 {
+        let mut sum = 0;
+        with_isa!(self, |s| run(s, measure::Sum { bytes, sum: &mut sum }));
+        sum
+    }
+
+    /// Multiplies bytes in registers `rounds` times, with the instructions that products of weights use; gives the
+    /// number of multiplications.
+    pub fn dots(&self, rounds: usize) -> u64 {
+        let fused = matches!(self.isa, Isa::Avx2Vnni | Isa::Avx512Vnni | Isa::NeonDot);
+        let (mut macs, mut sum) = (0, 0);
+        with_isa!(self, |s| run(s, measure::Dots { rounds, fused, macs: &mut macs, sum: &mut sum }));
+        std::hint::black_box(sum);
+        macs
     }
 }
 
