@@ -1,5 +1,6 @@
 //! A model made ready: file, tokenizer, template, and a session of the size that was asked for.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,19 +107,9 @@ impl Loaded {
             k_ty: settings.cache.0,
             v_ty: settings.cache.1,
             n_batch: settings.n_batch.min(n_ctx),
-            mla: match settings.mla {
-                MlaArg::Auto => None,
-                MlaArg::Absorbed => Some(MlaForm::Absorbed),
-                MlaArg::Naive => Some(MlaForm::Naive),
-            },
+            mla: mla_form(settings.mla),
         };
-        let threads = settings.threads.unwrap_or_else(default_threads);
-        let kernels = kernels::from_environment().map_err(|e| {
-            Failure::new(format!("FATHOM_CPU: {e}")).or_hint("leave it unset for the best one")
-        })?;
-        let backend = Cpu::with_kernels(threads, kernels).map_err(|e| {
-            Failure::new(format!("cannot start {threads} threads: {e}")).or_hint("use fewer with -t")
-        })?;
+        let backend = backend(settings.threads.unwrap_or_else(default_threads))?;
         ::log::info!("{} on {}: context {n_ctx}, batches of {}", self.name, backend.name(), options.n_batch);
         Ok(Session::new(Engine::new(self.model.clone(), Arc::new(backend), options)?))
     }
@@ -140,16 +131,7 @@ impl Loaded {
             Context::Full => trained,
             Context::Tokens(n) => n,
         };
-        let need = (n_ctx as u64).saturating_mul(plan.per_position).saturating_add(plan.derived);
-        if let Some(available) = plan.available.filter(|a| need > *a) {
-            let fits = available.saturating_sub(plan.derived) / plan.per_position.max(1);
-            return Err(Failure::new(format!(
-                "a context of {n_ctx} tokens takes {}, and {} of memory are free",
-                Bytes(need),
-                Bytes(available)
-            ))
-            .or_hint(format!("-c {fits} fits; -ctk q8_0 -ctv q8_0 takes half as much")));
-        }
+        check_memory(&plan, n_ctx)?;
         if n_ctx > trained {
             ::log::warn!(
                 "the model was made for {trained} tokens of context; beyond them it may talk nonsense"
@@ -180,6 +162,43 @@ impl Loaded {
         ::log::info!("{options:?}");
         (Sampler::new(options), options.seed)
     }
+}
+
+/// The processor with so many threads, and the kernels that the environment asks for.
+///
+/// # Errors
+/// If there are no such kernels or threads.
+pub fn backend(threads: NonZeroUsize) -> Result<Cpu> {
+    let kernels = kernels::from_environment()
+        .map_err(|e| Failure::new(format!("FATHOM_CPU: {e}")).or_hint("leave it unset for the best one"))?;
+    Cpu::with_kernels(threads, kernels).map_err(|e| {
+        Failure::new(format!("cannot start {threads} threads: {e}")).or_hint("use fewer with -t")
+    })
+}
+
+/// The form of latent attention that is asked for; `None` is whichever costs less.
+pub fn mla_form(arg: MlaArg) -> Option<MlaForm> {
+    match arg {
+        MlaArg::Auto => None,
+        MlaArg::Absorbed => Some(MlaForm::Absorbed),
+        MlaArg::Naive => Some(MlaForm::Naive),
+    }
+}
+
+/// Refuses a context that takes more memory than there is, with one that fits.
+///
+/// # Errors
+/// If it does.
+pub fn check_memory(plan: &MemoryPlan, n_ctx: usize) -> Result<()> {
+    let need = (n_ctx as u64).saturating_mul(plan.per_position).saturating_add(plan.derived);
+    let Some(available) = plan.available.filter(|a| need > *a) else { return Ok(()) };
+    let fits = available.saturating_sub(plan.derived) / plan.per_position.max(1);
+    let what = format!(
+        "a context of {n_ctx} tokens takes {}, and {} of memory are free",
+        Bytes(need),
+        Bytes(available)
+    );
+    Err(Failure::new(what).or_hint(format!("-c {fits} fits; -ctk q8_0 -ctv q8_0 takes half as much")))
 }
 
 /// A seed that can be given to `-s`: 32 bits, as in llama.cpp.

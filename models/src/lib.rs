@@ -12,6 +12,7 @@
 //! | [`cost`], [`shapes`] | what a step costs, and models of random weights, to measure speed with |
 
 pub mod arch;
+pub mod clock;
 pub mod cost;
 pub mod engine;
 pub mod error;

@@ -463,7 +463,12 @@ mod tests {
             let plan = Blueprint::new(shape, mix, None).unwrap();
             let elements: usize = plan.tensors.iter().map(|t| t.2.n_elements()).sum();
             let data: u64 = plan.writer.layout().unwrap().tensors.iter().map(|r| r.end - r.start).sum();
-            assert_eq!((plan.tensors.len(), elements, data), (*n_tensors, *parameters, *bytes), "{}", plan.name);
+            assert_eq!(
+                (plan.tensors.len(), elements, data),
+                (*n_tensors, *parameters, *bytes),
+                "{}",
+                plan.name
+            );
         }
     }
 

@@ -169,7 +169,11 @@ pub fn threads(name: &str, n: i64) -> Result<Option<NonZeroUsize>> {
     }
 }
 
-fn cache_type(name: &str, value: Option<&str>) -> Result<Option<GgmlType>> {
+/// A type that the cache can have.
+///
+/// # Errors
+/// If it is another.
+pub fn cache_type(name: &str, value: Option<&str>) -> Result<Option<GgmlType>> {
     let Some(value) = value else { return Ok(None) };
     let ty = GgmlType::from_name(value).filter(|ty| CACHE_TYPES.contains(ty));
     ty.map(Some).ok_or_else(|| Failure::usage(format!("{name} is '{value}'"), "it can be f32, f16 or q8_0"))

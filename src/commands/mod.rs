@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod answer;
+mod bench;
 mod chat;
 mod logits;
 mod perplexity;
@@ -34,6 +35,7 @@ pub fn dispatch(cli: Cli, colors: Colors) -> Result<Outcome> {
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Logits(args) => logits::logits(&args, quiet),
         Command::Perplexity(args) => perplexity::perplexity(&args, quiet),
+        Command::Bench(args) => bench::bench(&args, quiet),
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => man(command.as_deref()),
     }

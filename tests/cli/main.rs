@@ -1,5 +1,6 @@
 //! The binary from outside: streams, modes, exit codes, commands, terminals.
 
+mod bench;
 mod commands;
 mod errors;
 mod modes;

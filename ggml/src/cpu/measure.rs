@@ -4,7 +4,7 @@
 //! the throughput of their instruction does. Both are measured here with the same threads and instructions that the
 //! engine uses, and nothing else around them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Cpu;
 
@@ -12,10 +12,10 @@ use super::Cpu;
 const REPEATS: usize = 5;
 /// Bytes that a thread takes at a time.
 const PIECE: usize = 1 << 20;
-/// Rounds of dot products that a thread takes at a time: below a millisecond.
-const ROUNDS: usize = 1 << 14;
-/// Items of the measurement of dot products for each thread.
-const ITEMS: usize = 64;
+/// Rounds of dot products that a thread takes at a time: well below a millisecond where there are instructions for them.
+const ROUNDS: usize = 1 << 13;
+/// About how long all threads multiply for a measurement of the peak.
+const TIME: Duration = Duration::from_millis(20);
 
 impl Cpu {
     /// Bytes a second that the threads read together, summing the first `most` bytes of `data`, the best of five times.
@@ -39,8 +39,12 @@ impl Cpu {
 
     /// Multiplications and additions of bytes a second that the threads do together in registers, the best of five times.
     pub fn int8_peak(&self) -> f64 {
-        let n = ITEMS * self.pool.n_threads();
-        let macs = self.kernels.dots(ROUNDS) * n as u64;
+        let start = Instant::now();
+        let macs_of_one = self.kernels.dots(ROUNDS);
+        let turns = TIME.as_nanos() / start.elapsed().as_nanos().max(1);
+        // Whatever the clock says, no more than takes a second or two at a thousandth of the usual speed.
+        let n = turns.clamp(1, 1 << 12) as usize * self.pool.n_threads();
+        let macs = macs_of_one * n as u64;
         macs as f64 / self.best(n, |_| _ = self.kernels.dots(ROUNDS))
     }
 
@@ -67,7 +71,7 @@ mod tests {
 
     #[test]
     fn sums_are_right_on_every_instruction_set_for_every_length() {
-        let bytes: Vec<u8> = (0..7000u32).map(|i| (i * i >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..7000u32).map(|i| ((i * i) >> 3) as u8).collect();
         for k in kernels::available() {
             for range in [0..0, 0..1, 3..515, 1..2049, 7..6999] {
                 let want = bytes[range.clone()].iter().fold(0u8, |s, b| s.wrapping_add(*b));

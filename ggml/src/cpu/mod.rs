@@ -55,6 +55,16 @@ impl Cpu {
     pub fn with_kernels(threads: NonZeroUsize, kernels: &'static Kernels) -> std::io::Result<Self> {
         Ok(Cpu { pool: Arc::new(Pool::new(threads)?), kernels })
     }
+
+    /// Number of threads.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    /// The instruction set of its kernels.
+    pub fn isa(&self) -> kernels::Isa {
+        self.kernels.isa()
+    }
 }
 
 impl Backend for Cpu {

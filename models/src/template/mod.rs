@@ -14,7 +14,6 @@
 //! [`ChatTemplate::built_in`] tells, so that the user can be told.
 
 mod builtin;
-mod clock;
 mod json;
 mod limits;
 mod message;
@@ -192,7 +191,7 @@ fn environment(now: SystemTime) -> Environment<'static> {
     env.set_formatter(python_formatter);
     limits::install(&mut env);
     env.add_filter("tojson", json::tojson);
-    env.add_function("strftime_now", move |format: &str| clock::strftime(format, now));
+    env.add_function("strftime_now", move |format: &str| crate::clock::strftime(format, now));
     env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception")
             .with_source(Rejection(message)))

@@ -1,4 +1,4 @@
-//! `strftime_now`, which some templates call to tell the model the date.
+//! Date and time as text: for `strftime_now`, which some templates call to tell the model the date, and for reports.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday",
 
 /// `time` in UTC as `format` says: the letters of C's strftime that name parts of date and time.
 /// Others come out as they are.
-pub(super) fn strftime(format: &str, time: SystemTime) -> String {
+pub fn strftime(format: &str, time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
