@@ -10,7 +10,7 @@ use super::steps::matrix::{GateUpStep, HeadLinearStep, Input, LinearStep, Part};
 use super::steps::mla::NaiveHeads;
 use super::steps::rows::{Choose, Norm, Quantize};
 use crate::act::ActFormat;
-use crate::cache::LayerCache;
+use crate::cache::{LayerCache, ValueRows};
 use crate::graph::{Graph, Heads, Stack, View, WeightId};
 use crate::ops::{Access, Attention, Experts, GateUp, HeadLinear, Linear, Op, Operation};
 
@@ -121,7 +121,8 @@ impl Compiler<'_> {
 
     fn attention(&mut self, o: &Attention, uses: Uses) {
         let layer = self.layers[o.layer];
-        let attend = Attend { op: o.clone(), k_ty: layer.k_ty, v_ty: layer.v_ty() };
+        let prefix = matches!(layer.v, ValueRows::KeyPrefix { .. });
+        let attend = Attend { op: o.clone(), k_ty: layer.k_ty, v_ty: layer.v_ty(), prefix };
         let spans = self.p.region(FewRows::span_floats(o, self.p.max_rows));
         let mut few = uses.clone();
         few.writes.push(Resource::Region(spans));

@@ -1,192 +1,287 @@
-//! Weighted sums of value rows. (Scores are products of the cache's rows with the queries, see
-//! [`super::float`] and [`super::matvec`].)
+//! What attention does besides products of plain numbers ([`super::float`], [`super::panel`]): scores of 8-bit keys, and
+//! the running softmax.
 
-use super::float::{Brain, Float, Half, Single};
 use super::simd::{Kernel, Simd};
-use crate::format::GgmlType;
+use super::widen::{BLOCK, BLOCK_BYTES, Lines, block_scales};
+use crate::act::{Q8Rows, SUM};
 
-/// Where weighted sums read and write.
+/// Queries that lie side by side in a [`Panels`]: one in each lane.
+const LANES: usize = 16;
+
+/// Quantized queries arranged for [`Scores`], in groups of 16: four neighbouring elements of each of the 16
+/// are one register, so that a key's four elements, broadcast, meet all of them in one instruction.
 #[derive(Clone, Copy)]
-pub(super) struct Args {
-    /// Weight of row `i` for head `h` is `p[h * p_stride + i]`.
-    pub p: *const f32,
-    /// See `p`.
-    pub p_stride: usize,
-    /// Heads that share the rows.
-    pub n_heads: usize,
-    /// The first row; rows lie `row_stride` bytes apart.
-    pub v: *const u8,
-    /// See `v`.
-    pub row_stride: usize,
-    /// Rows.
-    pub n: usize,
-    /// Elements of a row.
-    pub width: usize,
-    /// Head `h` adds to `acc[h * acc_stride..][..width]`.
-    pub acc: *mut f32,
-    /// See `acc`.
-    pub acc_stride: usize,
+pub(super) struct Panels {
+    /// Queries.
+    n: usize,
+    /// Elements of a query, whole blocks of 32.
+    k: usize,
+    /// `[n / 16, k / 4, 16, 4]` integers.
+    q: *const i8,
+    /// `[n / 16, k / 32, 16]` scales.
+    d: *const f32,
+    /// `[n / 16, k / 32, 16]`: where sums of a block start. −128 · Σq where keys get 128 added, else zero.
+    start: *const i32,
 }
 
-/// Rows that stay in the first-level cache while all heads pass by.
-const BLOCK_ROWS: usize = 64;
-
-/// A type of rows: 16 values at element `at`, a multiple of 16.
-trait Row: Copy {
-    /// # Safety
-    /// `row` is valid for reads of elements `at..at + 16`, which lie within one block.
-    unsafe fn load<S: Simd>(s: S, row: *const u8, at: usize) -> S::F;
-
-    /// # Safety
-    /// `row` is valid for reads of elements `at..at + n`, with `n < 16`.
-    unsafe fn load_first<S: Simd>(s: S, row: *const u8, at: usize, n: usize) -> S::F;
+/// Bytes that `n` queries of `k` elements take when they are arranged.
+pub fn panel_bytes(n: usize, k: usize) -> usize {
+    n.next_multiple_of(LANES) * (k + 8 * k / BLOCK)
 }
 
-impl<T: Float> Row for T {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, row: *const u8, at: usize) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { <T as Float>::load(s, row.add(at * T::BYTES)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_first<S: Simd>(s: S, row: *const u8, at: usize, n: usize) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { <T as Float>::load_first(s, row.add(at * T::BYTES), n) }
+impl Panels {
+    /// `n` queries of `k` elements in `len` bytes of memory.
+    ///
+    /// # Panics
+    /// If it is too small or not aligned for numbers.
+    pub fn within(memory: *const u8, len: usize, n: usize, k: usize) -> Panels {
+        assert!(len >= panel_bytes(n, k) && memory.cast::<f32>().is_aligned(), "memory for queries");
+        let lanes = n.next_multiple_of(LANES);
+        let d = memory.wrapping_add(lanes * k);
+        let start = d.wrapping_add(4 * lanes * k / BLOCK);
+        Panels { n, k, q: memory.cast(), d: d.cast(), start: start.cast() }
     }
 }
 
-/// Blocks of 32 with a scale, as the format Q8_0 lays them out.
-#[derive(Clone, Copy)]
-struct Q8;
-
-impl Row for Q8 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, row: *const u8, at: usize) -> S::F {
-        // SAFETY: the block of 34 bytes belongs to the row.
-        unsafe {
-            let block = row.add(at / 32 * 34);
-            let d = half::f16::from_le_bytes(block.cast::<[u8; 2]>().read()).to_f32();
-            s.mul(s.load_i8(block.add(2 + at % 32).cast()), s.splat(d))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn load_first<S: Simd>(s: S, row: *const u8, at: usize, _n: usize) -> S::F {
-        // SAFETY: blocks are whole, so all 16 are there.
-        unsafe { Self::load(s, row, at) }
-    }
+/// Makes [`Panels`], in memory that is its own.
+pub(super) struct Arrange<'a> {
+    pub x: Q8Rows<'a>,
+    pub to: Panels,
 }
 
-struct Values<'a, R> {
-    args: &'a Args,
-    _row: R,
-}
-
-impl<S: Simd, R: Row> Kernel<S> for Values<'_, R> {
+impl<S: Simd> Kernel<S> for Arrange<'_> {
     #[inline(always)]
     fn run(self, s: S) {
-        let a = self.args;
-        let mut begin = 0;
-        while begin < a.n {
-            let end = a.n.min(begin + BLOCK_ROWS);
-            // SAFETY: whoever made `args` promised the rows, weights and sums.
+        let (x, to, k, blocks) = (&self.x, &self.to, self.to.k, self.to.k / BLOCK);
+        let mut rows = [[0u8; 64]; LANES];
+        let mut columns = [0u8; 64 * LANES];
+        for first in (0..to.n).step_by(LANES) {
+            let n = LANES.min(to.n - first);
+            for at in (0..k).step_by(64) {
+                let width = 64.min(k - at);
+                // SAFETY: those are elements of x, and of the group in `to`.
+                unsafe {
+                    for (i, row) in rows.iter_mut().enumerate().take(n) {
+                        let from = x.qs.as_ptr().add((first + i) * k + at).cast();
+                        std::ptr::copy_nonoverlapping(from, row.as_mut_ptr(), width);
+                    }
+                    s.transpose(rows.as_ptr().cast(), 64, columns.as_mut_ptr());
+                    let at = to.q.add(first * k + at * LANES).cast_mut().cast();
+                    std::ptr::copy_nonoverlapping(columns.as_ptr(), at, width * LANES);
+                }
+            }
+            for b in 0..blocks {
+                for i in 0..LANES {
+                    let (mut d, mut sum) = (0.0, 0);
+                    if i < n {
+                        let at = (first + i) * blocks + b;
+                        d = x.d[at];
+                        let sums = &x.sums[at * BLOCK / SUM..][..BLOCK / SUM];
+                        sum = sums.iter().map(|&s| i32::from(s)).sum();
+                    }
+                    // SAFETY: within the group's scales.
+                    unsafe {
+                        let at = first * blocks + b * LANES + i;
+                        *to.d.add(at).cast_mut() = d;
+                        *to.start.add(at).cast_mut() = if S::BIASED { -128 * sum } else { 0 };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Scores of 8-bit keys: `out[q * out_stride + i]` = query `q` · key `i`.
+///
+/// The sum of a block is exact. It is multiplied by the product of both scales and added to those before it in one chain,
+/// so a score depends on its query and key only, and its error is at most `(k / 32 + 2) · ε · Σ |q·k|`.
+pub(super) struct Scores<'a> {
+    pub q: Panels,
+    /// Rows in Q8_0, `stride` bytes apart.
+    pub keys: *const u8,
+    /// See `keys`.
+    pub stride: usize,
+    /// Keys.
+    pub n: usize,
+    /// Memory for 16 keys: `[16, k]` integers.
+    pub ints: &'a mut [u8],
+    /// Memory for their scales: `[16, k / 32]`.
+    pub scales: &'a mut [f32],
+    /// `n` numbers for each query.
+    pub out: *mut f32,
+    /// See `out`.
+    pub out_stride: usize,
+}
+
+impl<S: Simd> Kernel<S> for Scores<'_> {
+    #[inline(always)]
+    fn run(mut self, s: S) {
+        for first in (0..self.n).step_by(LANES) {
+            let n = LANES.min(self.n - first);
+            // SAFETY: whoever made this promised keys, panels and room for the scores.
             unsafe {
-                if S::WIDE {
-                    heads::<S, R, 4, 4>(s, a, begin, end);
-                } else {
-                    heads::<S, R, 2, 2>(s, a, begin, end);
+                self.split::<S>(s, first, n);
+                for group in (0..self.q.n).step_by(LANES) {
+                    let mut scores = Lines([[0f32; LANES]; LANES]);
+                    if S::WIDE {
+                        self.keys::<S, 8>(s, group, n, &mut scores);
+                    } else {
+                        self.keys::<S, 2>(s, group, n, &mut scores);
+                    }
+                    let mut columns = Lines([[0f32; LANES]; LANES]);
+                    s.transpose(scores.0.as_ptr().cast(), 64, columns.0.as_mut_ptr().cast());
+                    for (q, column) in columns.0.iter().enumerate().take(self.q.n - group) {
+                        let to = self.out.add((group + q) * self.out_stride + first);
+                        s.store_first(to, n, s.load(column.as_ptr()));
+                    }
                 }
             }
-            begin = end;
         }
     }
 }
 
-/// All heads and elements, in tiles of `H` heads by `C` times 16 elements.
-///
-/// # Safety
-/// As for `tile`.
-#[inline(always)]
-unsafe fn heads<S: Simd, R: Row, const H: usize, const C: usize>(s: S, a: &Args, begin: usize, end: usize) {
-    let mut at = 0;
-    while at < a.width {
-        let wide = a.width - at >= 16 * C;
-        let mut h = 0;
-        while h < a.n_heads {
-            let many = a.n_heads - h >= H;
-            // SAFETY: the caller's promise; the tile is within heads and width.
+impl Scores<'_> {
+    /// Integers and scales of keys `first .. first + n` apart from each other.
+    ///
+    /// # Safety
+    /// Those keys exist.
+    #[inline(always)]
+    unsafe fn split<S: Simd>(&mut self, s: S, first: usize, n: usize) {
+        let (k, blocks) = (self.q.k, self.q.k / BLOCK);
+        let bias = if S::BIASED { 0x8080_8080_8080_8080 } else { 0 };
+        for i in 0..n {
+            let key = self.keys.wrapping_add((first + i) * self.stride);
+            let (ints, scales) = (&mut self.ints[i * k..][..k], &mut self.scales[i * blocks..][..blocks]);
+            for b in 0..blocks {
+                let to = ints[b * BLOCK..][..BLOCK].as_mut_ptr().cast::<u64>();
+                for word in 0..BLOCK / 8 {
+                    // SAFETY: block b of the key, and of its integers.
+                    unsafe {
+                        let from = key.add(b * BLOCK_BYTES + 2).cast::<u64>();
+                        to.add(word).write_unaligned(from.add(word).read_unaligned() ^ bias);
+                    }
+                }
+            }
+            for (g, scales) in scales.chunks_mut(16).enumerate() {
+                // SAFETY: the key has these blocks, `scales` these numbers.
+                unsafe {
+                    let d = block_scales(s, key.add(16 * g * BLOCK_BYTES), scales.len());
+                    s.store_first(scales.as_mut_ptr(), scales.len(), d);
+                }
+            }
+        }
+    }
+
+    /// The `n` keys at hand against a group of queries, `R` at a time; `out[key][query]`.
+    ///
+    /// # Safety
+    /// The group exists.
+    #[inline(always)]
+    unsafe fn keys<S: Simd, const R: usize>(&self, s: S, group: usize, n: usize, out: &mut Lines<LANES>) {
+        let (k, blocks) = (self.q.k, self.q.k / BLOCK);
+        let mut i = 0;
+        while i < n {
+            // SAFETY: the panels hold the group, and the memory all keys; a key is computed again where there are fewer
+            // than R.
             unsafe {
-                match (many, wide) {
-                    (true, true) => tile::<S, R, H, C>(s, a, begin, end, h, at),
-                    (true, false) => tile::<S, R, H, 1>(s, a, begin, end, h, at),
-                    (false, true) => tile::<S, R, 1, C>(s, a, begin, end, h, at),
-                    (false, false) => tile::<S, R, 1, 1>(s, a, begin, end, h, at),
+                let q = self.q.q.add(group * k).cast::<u8>();
+                let (d, start) = (self.q.d.add(group * blocks), self.q.start.add(group * blocks));
+                let key: [usize; R] = std::array::from_fn(|r| (i + r).min(n - 1));
+                let mut acc = [s.splat(0.0); R];
+                for b in 0..blocks {
+                    let mut dots = [s.load_i(start.add(b * LANES)); R];
+                    for e in 0..BLOCK / 4 {
+                        let q = s.load_q(q.add(64 * (b * BLOCK / 4 + e)));
+                        for r in 0..R {
+                            let w = s.splat_q(self.ints.as_ptr().add(key[r] * k + b * BLOCK + 4 * e).cast());
+                            dots[r] = if S::BIASED {
+                                s.mac_unsigned(dots[r], w, q)
+                            } else {
+                                s.mac_signed(dots[r], w, q)
+                            };
+                        }
+                    }
+                    let d = s.load(d.add(b * LANES));
+                    for r in 0..R {
+                        let scale = s.mul(d, s.splat(*self.scales.as_ptr().add(key[r] * blocks + b)));
+                        acc[r] = s.fma(s.to_f32(dots[r]), scale, acc[r]);
+                    }
+                }
+                for r in 0..R {
+                    s.store(out.0[key[r]].as_mut_ptr(), acc[r]);
                 }
             }
-            h += if many { H } else { 1 };
-        }
-        at += if wide { 16 * C } else { 16 };
-    }
-}
-
-/// Adds rows `begin..end` to `C` times 16 elements of `H` heads, row after row.
-///
-/// # Safety
-/// Rows, weights and sums exist; unless `C` is 1, all of the tile's elements do.
-#[inline(always)]
-unsafe fn tile<S: Simd, R: Row, const H: usize, const C: usize>(
-    s: S,
-    a: &Args,
-    begin: usize,
-    end: usize,
-    h: usize,
-    at: usize,
-) {
-    let n = if C == 1 { 16.min(a.width - at) } else { 16 };
-    // SAFETY: the caller's promise.
-    unsafe {
-        let out = a.acc.add(h * a.acc_stride + at);
-        let mut acc = [[s.splat(0.0); C]; H];
-        for h in 0..H {
-            for c in 0..C {
-                let p = out.add(h * a.acc_stride + 16 * c);
-                acc[h][c] = if n == 16 { s.load(p) } else { s.load_first(p, n) };
-            }
-        }
-        let weights = a.p.add(h * a.p_stride);
-        for i in begin..end {
-            let row = a.v.add(i * a.row_stride);
-            let mut v = [s.splat(0.0); C];
-            for c in 0..C {
-                v[c] = if n == 16 { R::load(s, row, at + 16 * c) } else { R::load_first(s, row, at, n) };
-            }
-            for h in 0..H {
-                let p = s.splat(*weights.add(h * a.p_stride + i));
-                for c in 0..C {
-                    acc[h][c] = s.fma(p, v[c], acc[h][c]);
-                }
-            }
-        }
-        for h in 0..H {
-            for c in 0..C {
-                let p = out.add(h * a.acc_stride + 16 * c);
-                if n == 16 { s.store(p, acc[h][c]) } else { s.store_first(p, n, acc[h][c]) }
-            }
+            i += R;
         }
     }
 }
 
-/// The weighted sums for rows of type `ty`.
-///
-/// # Panics
-/// If `ty` is none of F32, F16, BF16, Q8_0.
-pub(super) fn values<S: Simd>(s: S, ty: GgmlType, args: &Args) {
-    match ty {
-        GgmlType::F32 => s.vectorize(Values { args, _row: Single }),
-        GgmlType::F16 => s.vectorize(Values { args, _row: Half }),
-        GgmlType::BF16 => s.vectorize(Values { args, _row: Brain }),
-        GgmlType::Q8_0 => s.vectorize(Values { args, _row: Q8 }),
-        _ => panic!("no attention over rows of {ty}"),
+/// A step of the running softmax (Milakov & Gimelshein, 2018) for some queries: scores become weights under the new
+/// maximum, sums are brought forward, and `factors` say by what the weighted sums of values shrink.
+pub(super) struct Softmax<'a> {
+    /// `[queries, stride]`, of which `n` each are scores.
+    pub scores: &'a mut [f32],
+    /// See `scores`.
+    pub stride: usize,
+    /// See `scores`.
+    pub n: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Keys that the first queries see, and how many queries see as many; each of the next as many sees one key
+    /// more. What a query does not see weighs nothing.
+    pub seen: (isize, usize),
+    pub max: &'a mut [f32],
+    pub sum: &'a mut [f32],
+    pub factors: &'a mut [f32],
+}
+
+impl<S: Simd> Kernel<S> for Softmax<'_> {
+    #[inline(always)]
+    fn run(self, s: S) {
+        let (queries, scale) = (self.max.len(), s.splat(self.scale));
+        assert!(self.n <= self.stride && self.scores.len() >= queries * self.stride, "scores");
+        assert!(self.sum.len() == queries && self.factors.len() == queries, "state of each query");
+        for (j, scores) in self.scores.chunks_exact_mut(self.stride).take(queries).enumerate() {
+            let seen = (self.seen.0 + (j / self.seen.1) as isize).clamp(0, self.n as isize) as usize;
+            scores[seen..self.n].fill(0.0);
+            if seen == 0 {
+                self.factors[j] = 1.0;
+                continue;
+            }
+            let p = scores.as_mut_ptr();
+            let whole = seen / 16 * 16;
+            let last = seen - whole;
+            // SAFETY: `seen` scores from `p` on.
+            unsafe {
+                let mut max = s.splat(self.max[j]);
+                for at in (0..whole).step_by(16) {
+                    let v = s.mul(s.load(p.add(at)), scale);
+                    s.store(p.add(at), v);
+                    max = s.max(max, v);
+                }
+                let mut max = s.largest(max);
+                for at in whole..seen {
+                    *p.add(at) *= self.scale;
+                    max = if max > *p.add(at) { max } else { *p.add(at) };
+                }
+                let lanes = s.splat(max);
+                let mut sum = s.splat(0.0);
+                for at in (0..whole).step_by(16) {
+                    let e = super::vector::exp(s, s.sub(s.load(p.add(at)), lanes));
+                    s.store(p.add(at), e);
+                    sum = s.add(sum, e);
+                }
+                if last > 0 {
+                    let at = p.add(whole);
+                    s.store_first(at, last, super::vector::exp(s, s.sub(s.load_first(at, last), lanes)));
+                    sum = s.add(sum, s.load_first(at, last));
+                }
+                let mut shrink = [0f32; 16];
+                s.store(shrink.as_mut_ptr(), super::vector::exp(s, s.sub(s.splat(self.max[j]), lanes)));
+                self.factors[j] = shrink[0];
+                self.sum[j] = self.sum[j] * shrink[0] + s.sum(sum);
+                self.max[j] = max;
+            }
+        }
     }
 }

@@ -1,12 +1,16 @@
-//! Dot products of F32, F16 and BF16 rows with F32 rows: matrix products of plain numbers, one row or
-//! many, and attention scores.
+//! Products of F32, F16 and BF16 rows with F32 rows: matrices of plain numbers, and attention scores.
 //!
-//! A tile of `R` rows of weights times `T` activation rows is kept in registers. Each result
-//! is one chain of fused multiply-adds in 16 lanes, `k / 16` long, whatever the tile, so its bits
-//! depend on its own two rows only: the same for one row, eight, or a whole prompt. Its error is at
-//! most `(k / 16 + 5) · ε · Σ |w·x|`.
+//! **Few** activation rows, up to [`FEW`]: weights are read once and dotted where they lie. A tile of `R` rows of weights times `T`
+//! activation rows is kept in registers. Each result is one chain of fused multiply-adds in 16 lanes, `k / 16` long, whatever the
+//! tile, so its bits depend on its own two rows only. Its error is at most `(k / 16 + 5) · ε · Σ |w·x|`.
+//!
+//! **Many**: 64 rows of weights at a time are widened and transposed into a panel in the first-level cache, which then runs against
+//! all activation rows ([`super::panel`]). Again bits depend on two rows only, but not on the same order of
+//! additions; the error is at most `(min(k, DEPTH) + k / DEPTH + 1) · ε · Σ |w·x|` with [`DEPTH`] of 128.
 
+use super::panel::{self, Before, DEPTH};
 use super::simd::{Kernel, Simd};
+use super::widen;
 use crate::format::GgmlType;
 
 /// A type of plain numbers that kernels widen to f32 as they load it.
@@ -98,114 +102,151 @@ pub(super) struct Args {
     pub x_stride: usize,
     /// Activation rows.
     pub n_x: usize,
-    /// Factor of every result.
-    pub scale: f32,
     /// Result of weight row `r` and activation row `t` goes to `y[t * y_stride + r]`.
     pub y: *mut f32,
     /// See `y`.
     pub y_stride: usize,
 }
 
-/// Activation rows that stay in the second-level cache while all rows of weights pass by, in numbers.
-const PASS: usize = 1 << 17;
+/// Activation rows up to which weights are dotted where they lie.
+const FEW: usize = 8;
 
-struct Product<'a, W> {
+/// Bytes of weights that stay in the second-level cache while all activation rows pass by.
+const PASS: usize = 1 << 18;
+
+struct Dots<'a, W> {
     args: &'a Args,
     _weights: W,
 }
 
-impl<S: Simd, W: Float> Kernel<S> for Product<'_, W> {
+impl<S: Simd, W: Float> Kernel<S> for Dots<'_, W> {
     #[inline(always)]
     fn run(self, s: S) {
-        if S::WIDE { tiles::<S, W, 4, 4>(s, self.args) } else { tiles::<S, W, 2, 2>(s, self.args) }
-    }
-}
-
-/// Everything in tiles of `R` by `T`.
-#[inline(always)]
-fn tiles<S: Simd, W: Float, const R: usize, const T: usize>(s: S, a: &Args) {
-    let pass = (PASS / a.k.max(1)).next_multiple_of(T).max(T);
-    for begin in (0..a.n_x).step_by(pass) {
-        let end = a.n_x.min(begin + pass);
-        for r in (0..a.n_w).step_by(R) {
-            let n_r = R.min(a.n_w - r);
-            let mut t = begin;
-            while t < end {
-                // SAFETY: whoever made `args` promised the rows; the tile is within them.
-                t += unsafe {
-                    match (n_r == R, end - t >= T) {
-                        (true, true) => tile::<S, W, R, T>(s, a, r, t),
-                        (true, false) => tile::<S, W, R, 1>(s, a, r, t),
-                        (false, true) => {
-                            for r in r..a.n_w {
-                                tile::<S, W, 1, T>(s, a, r, t);
-                            }
-                            T
-                        }
-                        (false, false) => {
-                            for r in r..a.n_w {
-                                tile::<S, W, 1, 1>(s, a, r, t);
-                            }
-                            1
-                        }
+        let a = self.args;
+        let pass = (PASS / a.row_bytes.max(1)).next_multiple_of(4);
+        let tiles = a.n_x.div_ceil(if S::WIDE { 6 } else { 2 });
+        for begin in (0..a.n_w).step_by(pass) {
+            let end = a.n_w.min(begin + pass);
+            for i in 0..tiles {
+                let t = i * a.n_x / tiles;
+                // SAFETY: whoever made `args` promised the rows; the tiles are within them.
+                unsafe {
+                    match ((i + 1) * a.n_x / tiles - t, S::WIDE) {
+                        (1, true) => strip::<S, W, 4, 1>(s, a, begin, end, t),
+                        (2, true) => strip::<S, W, 4, 2>(s, a, begin, end, t),
+                        (3, true) => strip::<S, W, 4, 3>(s, a, begin, end, t),
+                        (4, true) => strip::<S, W, 4, 4>(s, a, begin, end, t),
+                        (5, true) => strip::<S, W, 4, 5>(s, a, begin, end, t),
+                        (_, true) => strip::<S, W, 4, 6>(s, a, begin, end, t),
+                        (1, false) => strip::<S, W, 2, 1>(s, a, begin, end, t),
+                        (_, false) => strip::<S, W, 2, 2>(s, a, begin, end, t),
                     }
-                };
+                }
             }
         }
     }
 }
 
-/// Rows `r..r + R` of weights times activation rows `t..t + T`; gives `T`.
+/// Rows `begin..end` of weights, `R` at a time, times activation rows `t..t + T`.
+///
+/// # Safety
+/// As for `tile`.
+#[inline(always)]
+unsafe fn strip<S: Simd, W: Float, const R: usize, const T: usize>(
+    s: S,
+    a: &Args,
+    begin: usize,
+    end: usize,
+    t: usize,
+) {
+    let whole = begin + (end - begin) / R * R;
+    for r in (begin..whole).step_by(R) {
+        // SAFETY: the caller's promise.
+        unsafe { tile::<S, W, R, T>(s, a, r, t) };
+    }
+    for r in whole..end {
+        // SAFETY: the caller's promise.
+        unsafe { tile::<S, W, 1, T>(s, a, r, t) };
+    }
+}
+
+/// Rows `r..r + R` of weights times activation rows `t..t + T`.
 ///
 /// # Safety
 /// Those rows exist, and `y` is valid for writes of their results.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(
-    s: S,
-    a: &Args,
-    r: usize,
-    t: usize,
-) -> usize {
+unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(s: S, a: &Args, r: usize, t: usize) {
     // SAFETY: offsets stay within the rows: i < k.
     unsafe {
         let w = a.w.add(r * a.row_bytes);
         let x = a.x.add(t * a.x_stride);
-        let mut acc = [[s.splat(0.0); T]; R];
+        let mut acc = [[s.splat(0.0); R]; T];
         let whole = a.k / 16 * 16;
         let mut i = 0;
         while i < whole {
-            let mut xs = [s.splat(0.0); T];
-            for t in 0..T {
-                xs[t] = s.load(x.add(t * a.x_stride + i));
-            }
+            let mut ws = [s.splat(0.0); R];
             for r in 0..R {
-                let ws = W::load(s, w.add(r * a.row_bytes + i * W::BYTES));
-                for t in 0..T {
-                    acc[r][t] = s.fma(ws, xs[t], acc[r][t]);
+                ws[r] = W::load(s, w.add(r * a.row_bytes + i * W::BYTES));
+            }
+            for t in 0..T {
+                let x = s.load(x.add(t * a.x_stride + i));
+                for r in 0..R {
+                    acc[t][r] = s.fma(ws[r], x, acc[t][r]);
                 }
             }
             i += 16;
         }
         if whole < a.k {
             let n = a.k - whole;
-            let mut xs = [s.splat(0.0); T];
-            for t in 0..T {
-                xs[t] = s.load_first(x.add(t * a.x_stride + whole), n);
-            }
+            let mut ws = [s.splat(0.0); R];
             for r in 0..R {
-                let ws = W::load_first(s, w.add(r * a.row_bytes + whole * W::BYTES), n);
-                for t in 0..T {
-                    acc[r][t] = s.fma(ws, xs[t], acc[r][t]);
+                ws[r] = W::load_first(s, w.add(r * a.row_bytes + whole * W::BYTES), n);
+            }
+            for t in 0..T {
+                let x = s.load_first(x.add(t * a.x_stride + whole), n);
+                for r in 0..R {
+                    acc[t][r] = s.fma(ws[r], x, acc[t][r]);
                 }
             }
         }
-        for r_in in 0..R {
-            for t_in in 0..T {
-                *a.y.add((t + t_in) * a.y_stride + r + r_in) = s.sum(acc[r_in][t_in]) * a.scale;
-            }
+        for t_in in 0..T {
+            s.store_sums(a.y.add((t + t_in) * a.y_stride + r), acc[t_in]);
         }
     }
-    T
+}
+
+/// Rows of weights of a panel, as wide as a strip of it.
+const STRIP: usize = 64;
+
+/// The product by panels.
+fn many<S: Simd>(s: S, ty: GgmlType, a: &Args) {
+    #[repr(align(64))]
+    struct Strip([f32; DEPTH * STRIP]);
+    let mut strip = Strip([0.0; DEPTH * STRIP]);
+    for r in (0..a.n_w).step_by(STRIP) {
+        let n = STRIP.min(a.n_w - r);
+        for at in (0..a.k).step_by(DEPTH) {
+            let k = DEPTH.min(a.k - at);
+            let rows = a.w.wrapping_add(r * a.row_bytes + at * ty.format().bytes);
+            let to = strip.0.as_mut_ptr();
+            let part = widen::Args { rows, stride: a.row_bytes, n, width: k, to, to_stride: STRIP };
+            widen::widen(s, ty, &part, true);
+            let before = if at == 0 { Before::Ignored } else { Before::Kept };
+            let (x, y) = (a.x.wrapping_add(at), a.y.wrapping_add(r));
+            s.vectorize(panel::Product(&panel::Args {
+                x,
+                x_stride: a.x_stride,
+                n_x: a.n_x,
+                k,
+                b: to,
+                b_stride: STRIP,
+                n,
+                y,
+                y_stride: a.y_stride,
+                before,
+            }));
+        }
+    }
 }
 
 /// The product for weights of a plain type.
@@ -214,9 +255,20 @@ unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(
 /// If `ty` is a type of blocks.
 pub(super) fn product<S: Simd>(s: S, ty: GgmlType, args: &Args) {
     match ty {
-        GgmlType::F32 => s.vectorize(Product { args, _weights: Single }),
-        GgmlType::F16 => s.vectorize(Product { args, _weights: Half }),
-        GgmlType::BF16 => s.vectorize(Product { args, _weights: Brain }),
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 if args.n_x > FEW => many(s, ty, args),
+        _ => dots(s, ty, args),
+    }
+}
+
+/// The product for weights of a plain type, by dots however many rows there are.
+///
+/// # Panics
+/// If `ty` is a type of blocks.
+pub(super) fn dots<S: Simd>(s: S, ty: GgmlType, args: &Args) {
+    match ty {
+        GgmlType::F32 => s.vectorize(Dots { args, _weights: Single }),
+        GgmlType::F16 => s.vectorize(Dots { args, _weights: Half }),
+        GgmlType::BF16 => s.vectorize(Dots { args, _weights: Brain }),
         _ => panic!("{ty} is no type of plain numbers"),
     }
 }

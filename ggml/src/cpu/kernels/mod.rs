@@ -13,7 +13,9 @@
 //! | `matvec` | quantized weights × few activation rows |
 //! | `gemm` | quantized weights × many activation rows |
 //! | `float` | plain weights × activations, attention scores |
-//! | `attention` | weighted sums of value rows |
+//! | `panel` | activations × an F32 panel |
+//! | `widen` | rows as F32 panels |
+//! | `attention` | scores of 8-bit keys, the running softmax |
 //! | `vector` | norms, activations, exponentials, conversions |
 //! | `measure` | what the machine does at best |
 //! | `x86`, `aarch64` | AVX2, AVX-512, NEON |
@@ -30,14 +32,17 @@ mod layouts;
 mod layouts_iq;
 mod matvec;
 mod measure;
+mod panel;
 mod scalar;
 mod simd;
 #[cfg(test)]
 mod tests;
 mod vector;
+mod widen;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use attention::panel_bytes;
 pub use dispatch::{Isa, Kernels, SelectError, available, from_environment, kernels, select};
 use dispatch::{Machine, with_isa};
 use simd::{Kernel, Simd};
@@ -124,7 +129,7 @@ impl Kernels {
     /// `y[t * y_stride + r]` = weight row `r` · activation row `t` in F32, for weights of plain numbers (F32,
     /// F16, BF16) and any number of activation rows of `k` numbers, `x_stride` apart.
     ///
-    /// A row's result has the same bits alone or among any number of others.
+    /// A result has the same bits alone or among up to 8 rows, and the same among any longer number of them, where it may be rounded otherwise.
     ///
     /// # Safety
     /// As for [`Kernels::matvec_q8`], with `x_rows` rows.
@@ -147,98 +152,137 @@ impl Kernels {
         check_rows(ty, k, w.len(), row_bytes, n_w);
         assert!(fits(x.len(), x_stride, x_rows, k), "activations are too short");
         let (w, x) = (w.as_ptr(), x.as_ptr());
-        let args = float::Args { k, w, row_bytes, n_w, x, x_stride, n_x: x_rows, scale: 1.0, y, y_stride };
+        let args = float::Args { k, w, row_bytes, n_w, x, x_stride, n_x: x_rows, y, y_stride };
         with_isa!(self, |s| float::product(s, ty, &args));
     }
 
-    /// Products of query heads with cache rows of plain numbers: `out[h * out_stride + i]` =
-    /// `scale` · query `h` · row `i`.
+    /// Products of queries with F32 keys: `out[q * out_stride + i]` = query `q` · key `i`.
     ///
-    /// `q` holds heads of `width` numbers, one after another: all that share these rows.
+    /// `q` holds queries of `width` numbers, one after another. A result has the same bits whatever comes with it.
     ///
     /// # Safety
-    /// - `k + i * row_stride` is valid for reads of `width` elements of type `ty` for every `i < n`.
-    /// - `out` is valid for writes of `n` numbers from every `h * out_stride` on, which nobody else touches.
-    ///
-    /// # Panics
-    /// If `ty` is a type of blocks.
+    /// - `k + i * stride` is valid for reads of `width` numbers for every `i < n`.
+    /// - `out` is valid for writes of `n` numbers from every `q * out_stride` on, which nobody else touches.
     pub unsafe fn attn_scores(
         &self,
-        ty: GgmlType,
-        q: &[f32],
-        width: usize,
-        k: *const u8,
-        row_stride: usize,
+        (q, width): (&[f32], usize),
+        (k, stride): (*const f32, usize),
         n: usize,
-        scale: f32,
-        out: *mut f32,
-        out_stride: usize,
+        (out, out_stride): (*mut f32, usize),
     ) {
+        let (x, n_x) = (q.as_ptr(), q.len() / width);
+        let (w, row_bytes, n_w) = (k.cast(), 4 * stride, n);
         let args = float::Args {
             k: width,
-            w: k,
-            row_bytes: row_stride,
-            n_w: n,
-            x: q.as_ptr(),
+            w,
+            row_bytes,
+            n_w,
+            x,
             x_stride: width,
-            n_x: q.len() / width,
-            scale,
+            n_x,
             y: out,
             y_stride: out_stride,
         };
-        with_isa!(self, |s| float::product(s, ty, &args));
+        with_isa!(self, |s| float::dots(s, GgmlType::F32, &args));
     }
 
-    /// The same for cache rows in Q8_0 and quantized query heads of `q.k` elements.
-    ///
-    /// # Safety
-    /// As for [`Kernels::attn_scores`].
+    /// Arranges quantized queries for [`Kernels::attn_scores_q8`] in [`panel_bytes`] of memory.
     ///
     /// # Panics
-    /// If `q` has no blocks of 32 or its arrays are too short.
+    /// If `q` has no blocks of 32, its arrays are too short, or the memory is too small or not aligned for numbers.
+    pub fn arrange_q8(&self, q: Q8Rows<'_>, panels: &mut [u8]) {
+        q.check();
+        assert_eq!(q.block, widen::BLOCK, "blocks of queries");
+        let to = attention::Panels::within(panels.as_mut_ptr(), panels.len(), q.rows, q.k);
+        with_isa!(self, |s| run(s, attention::Arrange { x: q, to }));
+    }
+
+    /// Products of arranged queries with keys in Q8_0: `out[q * out_stride + i]` = query `q` · key `i`.
+    ///
+    /// `panels` are those of `queries` queries of `width` elements; `memory` has 16 times `width` bytes and `width / 32` numbers. A
+    /// result has the same bits whatever comes with it.
+    ///
+    /// # Safety
+    /// - `k + i * stride` is valid for reads of `width` elements in Q8_0 for every `i < n`.
+    /// - `out` is valid for writes of `n` numbers from every `q * out_stride` on, which nobody else touches.
+    ///
+    /// # Panics
+    /// If `width` is no whole number of blocks or memory is too small.
     pub unsafe fn attn_scores_q8(
         &self,
-        q: Q8Rows<'_>,
-        k: *const u8,
-        row_stride: usize,
+        (panels, queries, width): (&[u8], usize, usize),
+        (keys, stride): (*const u8, usize),
         n: usize,
-        scale: f32,
-        out: *mut f32,
-        out_stride: usize,
+        (ints, scales): (&mut [u8], &mut [f32]),
+        (out, out_stride): (*mut f32, usize),
     ) {
-        let args =
-            matvec::Args { w: k, row_bytes: row_stride, n_w: n, x: q, scale, y: out, y_stride: out_stride };
-        self.product(GgmlType::Q8_0, &args, false);
+        assert!(width.is_multiple_of(widen::BLOCK), "whole blocks");
+        assert!(ints.len() >= 16 * width && scales.len() >= 16 * width / widen::BLOCK, "memory for 16 keys");
+        let q = attention::Panels::within(panels.as_ptr(), panels.len(), queries, width);
+        with_isa!(self, |s| run(s, attention::Scores { q, keys, stride, n, ints, scales, out, out_stride }));
     }
 
-    /// Weighted sums of cache rows: `acc[h * acc_stride + d] += Σ p[h * p_stride + i] · row i [d]`, rows in order.
-    ///
-    /// For `n_heads` heads that share `n` rows of `width` elements of type `ty`: F32, F16, BF16 or Q8_0.
-    ///
-    /// # Safety
-    /// - `v + i * row_stride` is valid for reads of `width` elements for every `i < n`.
-    /// - `acc` is valid for reads and writes of `width` numbers from every `h * acc_stride` on, which nobody
-    ///   else touches.
+    /// A step of the running softmax over `max.len()` queries: `scores` (`n` a query, `stride` apart) become weights, `factors` what the
+    /// weighted sums shrink by. The first `seen.1` queries see `seen.0` keys, the next as many one more, and so on.
     ///
     /// # Panics
-    /// If `p` is too short or `ty` is another type.
-    pub unsafe fn attn_values(
+    /// If lengths do not fit.
+    pub fn softmax_step(
+        &self,
+        (scores, stride, n): (&mut [f32], usize, usize),
+        scale: f32,
+        seen: (isize, usize),
+        (max, sum, factors): (&mut [f32], &mut [f32], &mut [f32]),
+    ) {
+        with_isa!(self, |s| run(s, attention::Softmax { scores, stride, n, scale, seen, max, sum, factors }));
+    }
+
+    /// Rows of F32, F16, BF16 or Q8_0 as numbers: element `d` of row `i` to `to[i * to_stride + d]`, or if `transposed`
+    /// to `to[d * to_stride + i]`.
+    ///
+    /// # Safety
+    /// - `rows + i * stride` is valid for reads of `width` elements for every `i < n`.
+    /// - `to` is valid for writes of all those numbers, which nobody else touches; unless `transposed`, of `width` rounded up to
+    ///   16 of each row.
+    ///
+    /// # Panics
+    /// If `ty` is another type.
+    pub unsafe fn widen(
         &self,
         ty: GgmlType,
-        p: &[f32],
-        p_stride: usize,
-        n_heads: usize,
-        v: *const u8,
-        row_stride: usize,
+        (rows, stride): (*const u8, usize),
         n: usize,
         width: usize,
-        acc: *mut f32,
-        acc_stride: usize,
+        (to, to_stride): (*mut f32, usize),
+        transposed: bool,
     ) {
-        assert!(fits(p.len(), p_stride, n_heads, n), "weights are too short");
-        let p = p.as_ptr();
-        let args = attention::Args { p, p_stride, n_heads, v, row_stride, n, width, acc, acc_stride };
-        with_isa!(self, |s| attention::values(s, ty, &args));
+        let args = widen::Args { rows, stride, n, width, to, to_stride };
+        with_isa!(self, |s| widen::widen(s, ty, &args, transposed));
+    }
+
+    /// `y[t * y_stride + c]` = Σ over `i < k` of `x[t * x_stride + i]` · `b[i * b_stride + c]` for `t < n_x`, `c < n`; with `factors`, plus
+    /// what `y` held times `factors[t]`.
+    ///
+    /// A result depends on its row, its column and its factor only.
+    ///
+    /// # Safety
+    /// - `x` and `b` are valid for reads of those numbers, `y` for writes, and with `factors` for reads.
+    /// - Nobody else touches what is written.
+    ///
+    /// # Panics
+    /// If there are fewer factors than rows.
+    pub unsafe fn gemm_f32(
+        &self,
+        (x, x_stride, n_x): (*const f32, usize, usize),
+        k: usize,
+        (b, b_stride, n): (*const f32, usize, usize),
+        (y, y_stride): (*mut f32, usize),
+        factors: Option<&[f32]>,
+    ) {
+        assert!(factors.is_none_or(|f| f.len() >= n_x), "a factor for each row");
+        let before = factors.map_or(panel::Before::Ignored, |f| panel::Before::Scaled(f.as_ptr()));
+        let args = panel::Args { x, x_stride, n_x, k, b, b_stride, n, y, y_stride, before };
+        with_isa!(self, |s| run(s, panel::Product(&args)));
     }
 
     /// `y` ← `x` / √(mean(x²) + eps) · `weight`.

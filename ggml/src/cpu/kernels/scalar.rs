@@ -253,6 +253,12 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_i(self, p: *const i32) -> [i32; 16] {
+        // SAFETY: the caller's promise.
+        unsafe { load(p) }
+    }
+
+    #[inline(always)]
     unsafe fn store_i(self, p: *mut i32, v: [i32; 16]) {
         // SAFETY: the caller's promise.
         unsafe { p.cast::<[i32; 16]>().write_unaligned(v) }

@@ -116,6 +116,17 @@ pub(super) trait Simd: Copy {
     fn zero_below(self, x: Self::F, limit: Self::F, v: Self::F) -> Self::F;
     /// Sum of the lanes: halves added to halves, 16 → 8 → 4 → 2 → 1.
     fn sum(self, v: Self::F) -> f32;
+    /// [`Simd::sum`] of `R` registers, one after another.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `R` numbers.
+    #[inline(always)]
+    unsafe fn store_sums<const R: usize>(self, p: *mut f32, v: [Self::F; R]) {
+        for (r, v) in v.into_iter().enumerate() {
+            // SAFETY: r < R.
+            unsafe { p.add(r).write(self.sum(v)) };
+        }
+    }
     /// The largest lane.
     fn largest(self, v: Self::F) -> f32;
     /// Largest magnitude of 16 `n` numbers. A NaN counts as larger than everything.
@@ -160,6 +171,11 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reads of a number.
     unsafe fn splat_i(self, p: *const i32) -> Self::I;
+    /// 16 numbers.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 16 numbers.
+    unsafe fn load_i(self, p: *const i32) -> Self::I;
     /// Stores 16 numbers.
     ///
     /// # Safety

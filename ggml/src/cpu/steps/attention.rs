@@ -1,36 +1,56 @@
 //! Attention over the cache, without a matrix of scores in memory (Dao et al., 2022).
 //!
-//! Keys are walked chunk by chunk with a running maximum, a running sum and a running weighted sum of values. A sequence is
-//! divided into **spans** of whole chunks, at most [`MAX_SPANS`] of them, by its length alone: each span has its own running state,
-//! and the states are merged in order. So a long context can be shared out among threads, and the result depends neither on
-//! their number nor on the other rows of the batch.
+//! Keys are walked in tiles with a running maximum, a running sum and a running weighted sum of values. A tile of the
+//! cache is read once for all queries that share its key/value head and made into numbers in a panel that stays in cache:
+//! with grouped heads those of the group, with MLA's absorbed form all heads.
 //!
-//! Few rows: an item is (row, key/value head, span, block of query heads), and [`Merge`] puts spans together.
-//! Many rows: an item is (block of rows, key/value head, block of query heads) and does all spans itself; rows that share
-//! keys are scored together.
+//! **Few rows**, [`FewRows`]: reading the cache is what takes time. A sequence is divided into **spans** of whole tiles, at most
+//! [`MAX_SPANS`] of them, by its length alone: each span has its own running state, and [`Merge`] puts them together in
+//! order. So a long context can be shared out among threads, and the result depends neither on their number nor on the
+//! other rows of the batch. Scores of 8-bit keys are integer products.
+//!
+//! **Many rows**, [`ManyRows`]: arithmetic is what takes time. An item is (block of rows, key/value head, block of query heads) and
+//! walks all keys by itself; both products run over panels at the speed of a matrix product.
 
 use super::super::exec::{Exec, RegionId, Scratch, head, scratch_for};
+use super::super::kernels::panel_bytes;
 use super::super::plan::{RowStep, SplitStep};
 use super::matrix::FEW;
 use crate::act::{Q8Rows, SUM};
-use crate::cache::CHUNK;
+use crate::cache::{CHUNK, RowsAt};
 use crate::format::{GgmlType, Kind};
 use crate::ops::Attention;
 
 /// Spans of a sequence at the most.
-pub(in super::super) const MAX_SPANS: usize = 64;
+pub(in super::super) const MAX_SPANS: usize = 16;
 
-/// Queries (rows × heads) that an item scores together when there are many rows.
-const QUERIES: usize = 64;
+/// Keys of a tile for few rows at the most, and of the shortest span.
+const TILE: usize = 64;
+/// See [`TILE`].
+const SHORTEST: usize = 128;
 
-/// Chunks of a span for a row that sees `n` positions.
-fn span_chunks(n: usize) -> usize {
-    n.div_ceil(CHUNK).div_ceil(MAX_SPANS)
+/// Keys of a tile for many rows, and queries (rows × heads) that share its panels.
+pub(super) const KEYS: usize = 128;
+/// See [`KEYS`].
+pub(super) const QUERIES: usize = 128;
+
+// No tile crosses the end of a chunk.
+const _: () = assert!(CHUNK.is_multiple_of(TILE) && CHUNK.is_multiple_of(KEYS));
+
+/// Numbers from row to row of a panel: a cache line more than there are, or rows of powers of two would all meet in a few
+/// sets of the cache.
+pub(super) fn panel_stride(width: usize) -> usize {
+    width.next_multiple_of(16) + 16
+}
+
+/// Positions of a span for a row that sees `n` positions.
+fn span_len(n: usize) -> usize {
+    n.div_ceil(MAX_SPANS).next_multiple_of(TILE).max(SHORTEST)
 }
 
 /// Spans of a row that sees `n` positions.
 fn n_spans(n: usize) -> usize {
-    n.div_ceil(CHUNK).div_ceil(span_chunks(n))
+    n.div_ceil(span_len(n))
 }
 
 /// The positions that row `i` of the batch sees.
@@ -38,38 +58,44 @@ fn visible(x: &Exec<'_>, i: usize) -> usize {
     x.batch[i].pos as usize + 1
 }
 
-/// The state of a running softmax: maximum, sum, and the weighted sum of values.
+/// Rows of a head from position `at` on, within its chunk.
+pub(super) fn rows_from(chunk: RowsAt, at: usize) -> (*const u8, usize) {
+    (chunk.ptr.wrapping_add(at % CHUNK * chunk.stride), chunk.stride)
+}
+
+/// The state of a running softmax: maximum, sum, and the weighted sum of values, which is to shrink by a factor.
 struct Running<'a> {
     max: &'a mut [f32],
     sum: &'a mut [f32],
+    factors: &'a mut [f32],
     /// `[queries, v_dim]`.
     acc: &'a mut [f32],
 }
 
-impl Running<'_> {
-    fn reset(&mut self) {
-        self.max.fill(f32::NEG_INFINITY);
-        self.sum.fill(0.0);
-        self.acc.fill(0.0);
-    }
-}
-
-/// Queries of some rows and heads of one key/value head, and memory to attend with.
-struct Queries<'a> {
-    /// First row of the batch, rows; they belong to one sequence.
+/// Queries that attend together: rows `first .. first + rows`, which belong to one sequence and follow each other, and heads
+/// `h0 .. h0 + heads`, which share a key/value head. Query `j` is head `h0 + j % heads` of row `first + j / heads`.
+#[derive(Clone, Copy)]
+struct Block {
     first: usize,
     rows: usize,
-    /// First query head, heads.
     h0: usize,
     heads: usize,
-    /// `[rows · heads, k_dim]`.
-    q: &'a mut [f32],
-    /// `[rows · heads, CHUNK]`.
-    scores: &'a mut [f32],
-    /// Quantized queries for a quantized cache.
-    qs: &'a mut [i8],
-    d: &'a mut [f32],
-    sums: &'a mut [i16],
+}
+
+impl Block {
+    fn n(&self) -> usize {
+        self.rows * self.heads
+    }
+
+    /// What the rows see of keys from `at` on, as [`super::super::kernels::Kernels::softmax_step`] takes it.
+    fn seen(&self, x: &Exec<'_>, at: usize) -> (isize, usize) {
+        (visible(x, self.first) as isize - at as isize, self.heads)
+    }
+
+    /// The positions that the last row sees.
+    fn longest(&self, x: &Exec<'_>) -> usize {
+        visible(x, self.first + self.rows - 1)
+    }
 }
 
 /// One [`Attention`], with what both of its forms need.
@@ -78,11 +104,17 @@ pub(in super::super) struct Attend {
     pub op: Attention,
     pub k_ty: GgmlType,
     pub v_ty: GgmlType,
+    /// Whether values are the first elements of the keys.
+    pub prefix: bool,
 }
 
 impl Attend {
     fn group(&self) -> usize {
         self.op.q.n / self.op.n_head_kv
+    }
+
+    fn k_dim(&self) -> usize {
+        self.op.q.width
     }
 
     fn v_dim(&self) -> usize {
@@ -93,144 +125,200 @@ impl Attend {
         matches!(self.k_ty.format().kind, Kind::Blocks(_))
     }
 
-    /// Bytes of scratch for so many queries.
-    fn scratch_bytes(&self, n: usize) -> usize {
-        let k = self.op.q.width;
-        let floats = [n * k, n * CHUNK, n * k / 32 + 16, n, n, n * self.v_dim(), n, n, n * self.v_dim()];
-        scratch_for(&floats.map(|f| 4 * f)) + scratch_for(&[n * k, n * k / SUM * 2 + 64])
-    }
-
-    fn queries<'a>(
-        &self,
-        x: &Exec<'_>,
-        (first, rows): (usize, usize),
-        (h0, heads): (usize, usize),
-        scratch: &mut Scratch<'a>,
-    ) -> Queries<'a> {
-        let (n, k) = (rows * heads, self.op.q.width);
-        let q = scratch.floats(n * k);
-        for (j, q) in q.chunks_exact_mut(k).enumerate() {
+    /// Copies the queries of a block: `[queries, k_dim]`.
+    fn gather(&self, x: &Exec<'_>, b: Block, to: &mut [f32]) {
+        for (j, q) in to.chunks_exact_mut(self.k_dim()).enumerate() {
             // SAFETY: queries were written in an earlier phase.
-            q.copy_from_slice(unsafe { x.row(head(self.op.q, h0 + j % heads), first + j / heads) });
+            q.copy_from_slice(unsafe { x.row(head(self.op.q, b.h0 + j % b.heads), b.first + j / b.heads) });
         }
-        let scores = scratch.floats(n * CHUNK);
-        let (mut qs, mut d, mut sums): (&mut [i8], &mut [f32], &mut [i16]) = (&mut [], &mut [], &mut []);
-        if self.quantized() {
-            qs = bytemuck::cast_slice_mut(scratch.bytes(n * k));
-            d = scratch.floats(n * k / 32);
-            sums = bytemuck::cast_slice_mut(scratch.bytes(n * k / SUM * 2));
-            x.kernels.quantize_row(q, 32, qs, d, sums);
-        }
-        Queries { first, rows, h0, heads, q, scores, qs, d, sums }
     }
 
-    /// Attends to one chunk: scores, then weights under the running maximum, then values.
-    fn chunk(&self, x: &Exec<'_>, q: &mut Queries<'_>, chunk: usize, state: &mut Running<'_>) {
-        let (k_dim, v_dim, heads) = (self.op.q.width, self.v_dim(), q.heads);
-        let seq = x.batch[q.first].seq;
-        let kv_head = q.h0 / self.group();
-        let n_keys = (visible(x, q.first + q.rows - 1) - chunk * CHUNK).min(CHUNK);
-        let keys = x.cache.keys(seq, self.op.layer, kv_head, chunk);
-        let values = x.cache.values(seq, self.op.layer, kv_head, chunk);
-        let out = q.scores.as_mut_ptr();
-        // SAFETY: the chunk has rows for all its positions, of which `n_keys` have been written in earlier
-        // phases; scores have CHUNK numbers for every query.
-        unsafe {
-            if self.quantized() {
-                let rows =
-                    Q8Rows { k: k_dim, rows: q.rows * heads, block: 32, qs: q.qs, d: q.d, sums: q.sums };
-                x.kernels.attn_scores_q8(rows, keys.ptr, keys.stride, n_keys, self.op.scale, out, CHUNK);
-            } else {
-                let (ty, scale) = (self.k_ty, self.op.scale);
-                x.kernels.attn_scores(ty, q.q, k_dim, keys.ptr, keys.stride, n_keys, scale, out, CHUNK);
-            }
-        }
-        for (j, scores) in q.scores.chunks_exact_mut(CHUNK).enumerate() {
-            // Rows before the last see fewer keys; the rest weighs nothing.
-            let n = visible(x, q.first + j / heads).saturating_sub(chunk * CHUNK).min(n_keys);
-            scores[n..n_keys].fill(0.0);
-            if n == 0 {
-                continue;
-            }
-            let max = x.kernels.max(&scores[..n]).max(state.max[j]);
-            let sum = x.kernels.softmax_exp(&mut scores[..n], max);
-            let shrink = (state.max[j] - max).exp();
-            if shrink != 1.0 {
-                x.kernels.scale(shrink, &mut state.acc[j * v_dim..][..v_dim]);
-            }
-            state.sum[j] = state.sum[j] * shrink + sum;
-            state.max[j] = max;
-        }
-        // SAFETY: as for the keys; `acc` has `v_dim` numbers for every query.
-        unsafe {
-            let n = q.rows * heads;
-            let (p, acc) = (&*q.scores, state.acc.as_mut_ptr());
-            x.kernels.attn_values(
-                self.v_ty,
-                p,
-                CHUNK,
-                n,
-                values.ptr,
-                values.stride,
-                n_keys,
-                v_dim,
-                acc,
-                v_dim,
-            );
-        }
+    /// Floats of a [`Running`] of `n` queries.
+    fn running_sizes(&self, n: usize) -> [usize; 4] {
+        [n, n, n, n * self.v_dim()]
     }
 
     fn running<'a>(&self, n: usize, scratch: &mut Scratch<'a>) -> Running<'a> {
-        let mut state =
-            Running { max: scratch.floats(n), sum: scratch.floats(n), acc: scratch.floats(n * self.v_dim()) };
-        state.reset();
-        state
+        let [max, sum, factors, acc] = self.running_sizes(n).map(|n| scratch.floats(n));
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        acc.fill(0.0);
+        Running { max, sum, factors, acc }
     }
 
-    /// Writes `acc / sum` of each query to the output.
-    fn write(&self, x: &Exec<'_>, q: &Queries<'_>, state: &Running<'_>) {
-        for (j, acc) in state.acc.chunks_exact(self.v_dim()).enumerate() {
-            // SAFETY: the item owns these heads of these rows of the output.
-            let y = unsafe { x.row_mut(head(self.op.y, q.h0 + j % q.heads), q.first + j / q.heads) };
-            y.copy_from_slice(acc);
-            x.kernels.scale(1.0 / state.sum[j], y);
-        }
+    /// Writes `acc / sum` of query `j` to the output.
+    fn write(&self, x: &Exec<'_>, b: Block, j: usize, state: &Running<'_>) {
+        // SAFETY: the item owns these heads of these rows of the output.
+        let y = unsafe { x.row_mut(head(self.op.y, b.h0 + j % b.heads), b.first + j / b.heads) };
+        y.copy_from_slice(&state.acc[j * self.v_dim()..][..self.v_dim()]);
+        x.kernels.scale(1.0 / state.sum[j], y);
     }
-}
-
-/// Adds a span's state to that of the spans before it.
-fn merge(x: &Exec<'_>, (max, sum, acc): (&mut f32, &mut f32, &mut [f32]), span: (f32, f32, &[f32])) {
-    let new = max.max(span.0);
-    let (old_factor, factor) = ((*max - new).exp(), (span.0 - new).exp());
-    x.kernels.scale(old_factor, acc);
-    x.kernels.axpy(factor, span.2, acc);
-    *sum = *sum * old_factor + span.1 * factor;
-    *max = new;
 }
 
 /// Attention of few rows: a span an item.
 pub(in super::super) struct FewRows {
     pub attend: Attend,
-    /// `[FEW rows, MAX_SPANS, n_head, v_dim + 2]`: states of spans.
+    /// For each row and head, states of its spans: `[MAX_SPANS, v_dim]` sums, then maximums, then sums of weights.
     pub spans: RegionId,
+}
+
+/// Memory of an item of few rows.
+struct FewMemory<'a> {
+    /// The queries: `[queries, k_dim]`.
+    q: &'a mut [f32],
+    /// The same arranged for 8-bit keys, and memory for 16 of those.
+    panels: &'a mut [u8],
+    ints: &'a mut [u8],
+    scales: &'a mut [f32],
+    /// A tile of keys or values.
+    rows: &'a mut [f32],
+    /// `[queries, TILE]`.
+    scores: &'a mut [f32],
 }
 
 impl FewRows {
     /// Floats of the region of spans.
     pub fn span_floats(op: &Attention, rows: usize) -> usize {
-        rows.min(FEW) * MAX_SPANS * op.q.n * (op.y.width + 2)
+        rows.min(FEW) * op.q.n * MAX_SPANS * (op.y.width + 2)
     }
 
-    fn span_at(op: &Attention, x: &Exec<'_>, spans: RegionId, i: usize, span: usize, h: usize) -> *mut f32 {
-        let index = (i * MAX_SPANS + span) * op.q.n + h;
-        x.region(spans).wrapping_add(index * (op.y.width + 2))
+    /// The states of the spans of a row and head.
+    fn spans_of(op: &Attention, x: &Exec<'_>, spans: RegionId, i: usize, h: usize) -> *mut f32 {
+        x.region(spans).wrapping_add((i * op.q.n + h) * MAX_SPANS * (op.y.width + 2))
     }
 
-    /// Blocks of query heads: more when there are few other items to share out.
+    /// The group of rows from `first` on: they follow each other in one sequence and have spans of the same length.
+    fn group_rows(x: &Exec<'_>, first: usize) -> usize {
+        let (seq, len) = (x.batch[first].seq, span_len(visible(x, first)));
+        let same = |&i: &usize| x.batch[i].seq == seq && span_len(visible(x, i)) == len;
+        (first..x.batch.len()).take_while(same).count()
+    }
+
+    /// The groups of rows, and how many spans each has.
+    fn groups<'b>(x: &'b Exec<'_>) -> impl Iterator<Item = (usize, usize, usize)> + 'b {
+        let mut first = 0;
+        std::iter::from_fn(move || {
+            let rows = (first < x.batch.len()).then(|| FewRows::group_rows(x, first))?;
+            first += rows;
+            Some((first - rows, rows, n_spans(visible(x, first - 1))))
+        })
+    }
+
+    /// Blocks of query heads. A tile is read once for a block, so there is one if there are spans enough to share out, and up
+    /// to eight if not; and there are more if each still has sixteen heads, which pay for the reading.
     fn head_blocks(&self, x: &Exec<'_>) -> usize {
-        let others: usize =
-            (0..x.batch.len()).map(|i| n_spans(visible(x, i)) * self.attend.op.n_head_kv).sum();
-        16usize.div_ceil(others).clamp(1, self.attend.group())
+        let spans: usize = FewRows::groups(x).map(|g| g.2).sum();
+        let (others, group) = (spans * self.attend.op.n_head_kv, self.attend.group());
+        8usize.div_ceil(others).min(group.div_ceil(4)).max(64usize.div_ceil(others).min(group / 16)).max(1)
+    }
+
+    /// Keys of a tile: half as many where its panel fits the first-level cache then.
+    fn tile_keys(&self) -> usize {
+        if self.attend.k_dim().max(self.attend.v_dim()) <= 256 { TILE / 2 } else { TILE }
+    }
+
+    /// Bytes of the pieces of [`FewMemory`] for `n` queries.
+    fn sizes(&self, n: usize) -> [usize; 6] {
+        let (k, v) = (self.attend.k_dim(), self.attend.v_dim());
+        let (panels, ints, scales) =
+            if self.attend.quantized() { (panel_bytes(n, k), 16 * k, 4 * 16 * k / 32) } else { (0, 0, 0) };
+        [4 * n * k, panels, ints, scales, 4 * TILE * panel_stride(k.max(v)), 4 * n * TILE]
+    }
+
+    /// Bytes that quantizing `n` queries takes meanwhile.
+    fn quantize_sizes(&self, n: usize) -> [usize; 3] {
+        let k = if self.attend.quantized() { self.attend.k_dim() } else { 0 };
+        [n * k, 4 * n * k / 32, 2 * n * k / SUM]
+    }
+
+    fn memory<'a>(&self, x: &Exec<'_>, b: Block, scratch: &mut Scratch<'a>) -> FewMemory<'a> {
+        let [q, panels, ints, scales, rows, scores] = self.sizes(b.n());
+        let mut m = FewMemory {
+            q: scratch.floats(q / 4),
+            panels: scratch.bytes(panels),
+            ints: scratch.bytes(ints),
+            scales: scratch.floats(scales / 4),
+            rows: scratch.floats(rows / 4),
+            scores: scratch.floats(scores / 4),
+        };
+        self.attend.gather(x, b, m.q);
+        if self.attend.quantized() {
+            self.arrange(x, b, &mut m, scratch);
+        }
+        m
+    }
+
+    fn arrange(&self, x: &Exec<'_>, b: Block, m: &mut FewMemory<'_>, scratch: &mut Scratch<'_>) {
+        let [qs, d, sums] = self.quantize_sizes(b.n());
+        let qs: &mut [i8] = bytemuck::cast_slice_mut(scratch.bytes(qs));
+        let d = scratch.floats(d / 4);
+        let sums: &mut [i16] = bytemuck::cast_slice_mut(scratch.bytes(sums));
+        x.kernels.quantize_row(m.q, 32, qs, d, sums);
+        let rows = Q8Rows { k: self.attend.k_dim(), rows: b.n(), block: 32, qs, d, sums };
+        x.kernels.arrange_q8(rows, m.panels);
+    }
+
+    /// Attends to keys `at .. at + n`, which lie in one tile.
+    fn tile(
+        &self,
+        x: &Exec<'_>,
+        b: Block,
+        (at, n): (usize, usize),
+        m: &mut FewMemory<'_>,
+        state: &mut Running<'_>,
+    ) {
+        let (k, a) = (x.kernels, &self.attend);
+        let (k_dim, v_dim) = (a.k_dim(), a.v_dim());
+        let (seq, kv) = (x.batch[b.first].seq, b.h0 / a.group());
+        let keys = rows_from(x.cache.keys(seq, a.op.layer, kv, at / CHUNK), at);
+        let values = rows_from(x.cache.values(seq, a.op.layer, kv, at / CHUNK), at);
+        let stride = panel_stride(k_dim.max(v_dim));
+        let (panel, scores) = (m.rows.as_mut_ptr(), (m.scores.as_mut_ptr(), TILE));
+        // SAFETY: the chunk has rows for all its positions, of which those up to `n` have been written in earlier phases; the
+        // panel has TILE rows of `stride` numbers, scores TILE numbers for every query.
+        unsafe {
+            if a.quantized() {
+                let memory = (&mut *m.ints, &mut *m.scales);
+                k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, memory, scores);
+            } else {
+                k.widen(a.k_ty, keys, n, k_dim, (panel, stride), false);
+                k.attn_scores((m.q, k_dim), (panel, stride), n, scores);
+            }
+        }
+        let running = (&mut *state.max, &mut *state.sum, &mut *state.factors);
+        k.softmax_step((m.scores, TILE, n), a.op.scale, b.seen(x, at), running);
+        // SAFETY: as for the keys; `acc` has `v_dim` numbers for every query.
+        unsafe {
+            if !a.prefix || a.quantized() {
+                k.widen(a.v_ty, values, n, v_dim, (panel, stride), false);
+            }
+            let p = (m.scores.as_ptr(), TILE, b.n());
+            let acc = (state.acc.as_mut_ptr(), v_dim);
+            k.gemm_f32(p, n, (panel, stride, v_dim), acc, Some(state.factors));
+        }
+    }
+
+    /// Keeps or writes what a span has come to.
+    fn finish(&self, x: &Exec<'_>, b: Block, span: usize, state: &Running<'_>) {
+        let (op, v) = (&self.attend.op, self.attend.v_dim());
+        for j in 0..b.n() {
+            let (i, h) = (b.first + j / b.heads, b.h0 + j % b.heads);
+            let spans = n_spans(visible(x, i));
+            if span >= spans {
+                continue; // A later row of the group has one more.
+            }
+            if spans == 1 {
+                self.attend.write(x, b, j, state);
+                continue;
+            }
+            let at = FewRows::spans_of(op, x, self.spans, i, h);
+            // SAFETY: the places of this span belong to this item alone.
+            unsafe {
+                at.add(span * v).copy_from_nonoverlapping(state.acc[j * v..].as_ptr(), v);
+                *at.add(MAX_SPANS * v + span) = state.max[j];
+                *at.add(MAX_SPANS * (v + 1) + span) = state.sum[j];
+            }
+        }
     }
 }
 
@@ -240,43 +328,36 @@ impl SplitStep for FewRows {
             return 0;
         }
         let per_span = self.attend.op.n_head_kv * self.head_blocks(x);
-        (0..x.batch.len()).map(|i| n_spans(visible(x, i)) * per_span).sum()
+        FewRows::groups(x).map(|g| g.2 * per_span).sum()
     }
 
     fn run(&self, x: &Exec<'_>, mut item: usize, mut scratch: Scratch<'_>) {
-        let (op, group, blocks) = (&self.attend.op, self.attend.group(), self.head_blocks(x));
-        let per_span = op.n_head_kv * blocks;
-        let mut i = 0;
-        while item >= n_spans(visible(x, i)) * per_span {
-            item -= n_spans(visible(x, i)) * per_span;
-            i += 1;
-        }
-        let (span, kv, block) = (item / per_span, item % per_span / blocks, item % blocks);
-        let (b0, b1) = (block * group / blocks, (block + 1) * group / blocks);
-        if b0 == b1 {
-            return;
-        }
-        let mut q = self.attend.queries(x, (i, 1), (kv * group + b0, b1 - b0), &mut scratch);
-        let mut state = self.attend.running(b1 - b0, &mut scratch);
-        let n = visible(x, i);
-        let per = span_chunks(n);
-        for chunk in span * per..((span + 1) * per).min(n.div_ceil(CHUNK)) {
-            self.attend.chunk(x, &mut q, chunk, &mut state);
-        }
-        if n_spans(n) == 1 {
-            return self.attend.write(x, &q, &state);
-        }
-        for (j, acc) in state.acc.chunks_exact(op.y.width).enumerate() {
-            let at = FewRows::span_at(op, x, self.spans, i, span, q.h0 + j);
-            // SAFETY: the place belongs to this span and head alone.
-            let to = unsafe { std::slice::from_raw_parts_mut(at, op.y.width + 2) };
-            (to[0], to[1]) = (state.max[j], state.sum[j]);
-            to[2..].copy_from_slice(acc);
+        let (group, blocks) = (self.attend.group(), self.head_blocks(x));
+        let per_span = self.attend.op.n_head_kv * blocks;
+        for (first, rows, spans) in FewRows::groups(x) {
+            if item >= spans * per_span {
+                item -= spans * per_span;
+                continue;
+            }
+            let (span, kv, block) = (item / per_span, item % per_span / blocks, item % blocks);
+            let (b0, b1) = (block * group / blocks, (block + 1) * group / blocks);
+            let b = Block { first, rows, h0: kv * group + b0, heads: b1 - b0 };
+            let mut state = self.attend.running(b.n(), &mut scratch);
+            let mut memory = self.memory(x, b, &mut scratch);
+            let (longest, len) = (b.longest(x), span_len(b.longest(x)));
+            let end = ((span + 1) * len).min(longest);
+            for at in (span * len..end).step_by(self.tile_keys()) {
+                let keys = self.tile_keys().min(end - at);
+                self.tile(x, b, (at, keys), &mut memory, &mut state);
+            }
+            return self.finish(x, b, span, &state);
         }
     }
 
-    fn scratch(&self, _max_rows: usize) -> usize {
-        self.attend.scratch_bytes(self.attend.group())
+    fn scratch(&self, max_rows: usize) -> usize {
+        let n = max_rows.min(FEW) * self.attend.group();
+        let floats = self.attend.running_sizes(n).map(|n| 4 * n);
+        scratch_for(&floats) + scratch_for(&self.sizes(n)) + scratch_for(&self.quantize_sizes(n))
     }
 }
 
@@ -292,18 +373,28 @@ impl RowStep for Merge {
         if x.batch.len() > FEW || spans == 1 {
             return;
         }
+        let v = self.op.y.width;
         for h in 0..self.op.q.n {
-            // SAFETY: the step owns row `i` of the output.
-            let y = unsafe { x.row_mut(head(self.op.y, h), i) };
-            y.fill(0.0);
-            let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
-            for span in 0..spans {
-                let at = FewRows::span_at(&self.op, x, self.spans, i, span, h);
-                // SAFETY: written in an earlier phase.
-                let from = unsafe { std::slice::from_raw_parts(at, y.len() + 2) };
-                merge(x, (&mut max, &mut sum, y), (from[0], from[1], &from[2..]));
+            let at = FewRows::spans_of(&self.op, x, self.spans, i, h);
+            // SAFETY: written in an earlier phase; the step owns row `i` of the output.
+            unsafe {
+                let max = std::slice::from_raw_parts(at.add(MAX_SPANS * v), spans);
+                let sum = std::slice::from_raw_parts(at.add(MAX_SPANS * (v + 1)), spans);
+                let mut factors = [0f32; MAX_SPANS];
+                let factors = &mut factors[..spans];
+                factors.copy_from_slice(max);
+                x.kernels.softmax_exp(factors, x.kernels.max(max));
+                let total: f32 = factors.iter().zip(sum).map(|(f, s)| f * s).sum();
+                x.kernels.scale(1.0 / total, factors);
+                let y = x.row_mut(head(self.op.y, h), i);
+                x.kernels.gemm_f32(
+                    (factors.as_ptr(), spans, 1),
+                    spans,
+                    (at, v, v),
+                    (y.as_mut_ptr(), v),
+                    None,
+                );
             }
-            x.kernels.scale(1.0 / sum, y);
         }
     }
 }
@@ -318,6 +409,45 @@ impl ManyRows {
     fn block(&self) -> (usize, usize) {
         let heads = self.attend.group().min(QUERIES);
         (heads, (QUERIES / heads).max(1))
+    }
+
+    /// Floats of an item of `n` queries: queries, keys, values, scores.
+    fn sizes(&self, n: usize) -> [usize; 4] {
+        let (k, v) = (self.attend.k_dim(), self.attend.v_dim());
+        [n * k, k * panel_stride(KEYS), KEYS * panel_stride(v), n * panel_stride(KEYS)]
+    }
+
+    /// A block of queries attends to all it sees.
+    fn attend(&self, x: &Exec<'_>, b: Block, mut scratch: Scratch<'_>) {
+        let (a, k, n) = (&self.attend, x.kernels, b.n());
+        let (k_dim, v_dim, stride) = (a.k_dim(), a.v_dim(), panel_stride(KEYS));
+        let (seq, kv) = (x.batch[b.first].seq, b.h0 / a.group());
+        let state = a.running(n, &mut scratch);
+        let [q, keys, values, scores] = self.sizes(n).map(|n| scratch.floats(n));
+        a.gather(x, b, q);
+        let longest = b.longest(x);
+        for at in (0..longest).step_by(KEYS) {
+            let n_keys = KEYS.min(longest - at);
+            let from = rows_from(x.cache.keys(seq, a.op.layer, kv, at / CHUNK), at);
+            // SAFETY: the chunk has rows for all its positions, of which those up to `n_keys` have been written in earlier
+            // phases; `sizes` has made room for the panels and a row of scores for every query.
+            unsafe {
+                k.widen(a.k_ty, from, n_keys, k_dim, (keys.as_mut_ptr(), stride), true);
+                let panel = (keys.as_ptr(), stride, n_keys);
+                k.gemm_f32((q.as_ptr(), k_dim, n), k_dim, panel, (scores.as_mut_ptr(), stride), None);
+            }
+            let running = (&mut *state.max, &mut *state.sum, &mut *state.factors);
+            k.softmax_step((scores, stride, n_keys), a.op.scale, b.seen(x, at), running);
+            let from = rows_from(x.cache.values(seq, a.op.layer, kv, at / CHUNK), at);
+            // SAFETY: as above; `acc` has `v_dim` numbers for every query.
+            unsafe {
+                k.widen(a.v_ty, from, n_keys, v_dim, (values.as_mut_ptr(), panel_stride(v_dim)), false);
+                let panel = (values.as_ptr(), panel_stride(v_dim), v_dim);
+                let acc = (state.acc.as_mut_ptr(), v_dim);
+                k.gemm_f32((scores.as_ptr(), stride, n), n_keys, panel, acc, Some(state.factors));
+            }
+        }
+        (0..n).for_each(|j| a.write(x, b, j, &state));
     }
 }
 
@@ -338,56 +468,19 @@ impl SplitStep for ManyRows {
         // Last rows first: they see the most keys and take longest.
         let block = x.batch.len().div_ceil(rows) - 1 - item / per_rows;
         let (kv, b) = (item % per_rows / blocks, item % blocks);
-        let h0 = kv * group + b * heads;
-        let n_heads = heads.min(group - b * heads);
-        let (mut i, end) = (block * rows, ((block + 1) * rows).min(x.batch.len()));
+        let (h0, heads) = (kv * group + b * heads, heads.min(group - b * heads));
+        let (mut first, end) = (block * rows, ((block + 1) * rows).min(x.batch.len()));
         let memory = scratch.0;
-        while i < end {
-            let same = (i..end).take_while(|&j| x.batch[j].seq == x.batch[i].seq).count();
-            self.rows(x, (i, same), (h0, n_heads), Scratch(&mut *memory));
-            i += same;
+        while first < end {
+            let rows = (first..end).take_while(|&j| x.batch[j].seq == x.batch[first].seq).count();
+            self.attend(x, Block { first, rows, h0, heads }, Scratch(&mut *memory));
+            first += rows;
         }
     }
 
-    fn scratch(&self, _max_rows: usize) -> usize {
+    fn scratch(&self, max_rows: usize) -> usize {
         let (heads, rows) = self.block();
-        self.attend.scratch_bytes(heads * rows)
-    }
-}
-
-impl ManyRows {
-    /// Rows of one sequence. Rows of different lengths may have different spans: then each goes by itself.
-    fn rows(
-        &self,
-        x: &Exec<'_>,
-        (first, n): (usize, usize),
-        heads: (usize, usize),
-        mut scratch: Scratch<'_>,
-    ) {
-        let (shortest, longest) = (visible(x, first), visible(x, first + n - 1));
-        if span_chunks(shortest) != span_chunks(longest) {
-            let memory = scratch.0;
-            (first..first + n).for_each(|i| self.rows(x, (i, 1), heads, Scratch(&mut *memory)));
-            return;
-        }
-        let attend = &self.attend;
-        let queries = n * heads.1;
-        let mut q = attend.queries(x, (first, n), heads, &mut scratch);
-        let total = attend.running(queries, &mut scratch);
-        let mut state = attend.running(queries, &mut scratch);
-        let (per, chunks) = (span_chunks(longest), longest.div_ceil(CHUNK));
-        for span in 0..n_spans(longest) {
-            state.reset();
-            for chunk in span * per..((span + 1) * per).min(chunks) {
-                attend.chunk(x, &mut q, chunk, &mut state);
-            }
-            for (j, acc) in state.acc.chunks_exact(attend.v_dim()).enumerate() {
-                if state.sum[j] > 0.0 || state.sum[j].is_nan() {
-                    let to = &mut total.acc[j * attend.v_dim()..][..attend.v_dim()];
-                    merge(x, (&mut total.max[j], &mut total.sum[j], to), (state.max[j], state.sum[j], acc));
-                }
-            }
-        }
-        attend.write(x, &q, &total);
+        let n = heads * rows.min(max_rows);
+        scratch_for(&self.attend.running_sizes(n).map(|n| 4 * n)) + scratch_for(&self.sizes(n).map(|n| 4 * n))
     }
 }

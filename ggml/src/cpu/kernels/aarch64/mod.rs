@@ -401,6 +401,12 @@ impl<M: Multiply> Simd for Neon<M> {
     }
 
     #[inline(always)]
+    unsafe fn load_i(self, p: *const i32) -> I {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|i| unsafe { vld1q_s32(p.add(4 * i)) })
+    }
+
+    #[inline(always)]
     unsafe fn store_i(self, p: *mut i32, v: I) {
         // SAFETY: the caller's promise.
         unsafe {

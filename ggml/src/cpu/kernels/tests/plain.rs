@@ -8,6 +8,7 @@ use crate::format::random::Random;
 
 const EPS: f64 = f32::EPSILON as f64;
 const PLAIN: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
+const CACHED: [GgmlType; 4] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0];
 
 fn decoded(w: &Weights, ty: GgmlType, r: usize, k: usize) -> Vec<f32> {
     let mut values = vec![0.0; k];
@@ -20,120 +21,201 @@ proptest! {
 
     #[test]
     fn products(
-        seed: u64, k in 1usize..300, n_w in 1usize..10, rows in 1usize..10, offset in 0usize..4, gap in 0usize..3,
+        seed: u64, k in 1usize..400, n_w in 1usize..90, rows in 1usize..20, offset in 0usize..4, gap in 0usize..3,
     ) {
         for ty in PLAIN {
             let mut rng = Random(seed);
             let w = Weights::random(&mut rng, ty.format(), k, n_w, offset, gap);
             let stride = k + gap;
             let x = floats(&mut rng, stride * rows);
-            let run = |kernels: &Kernels, x: &[f32], rows: usize| {
+            let run = |kernels: &Kernels, x: &[f32], rows: usize, from: usize, n_w: usize| {
                 let mut y = vec![f32::NAN; rows * (n_w + 1)];
                 // SAFETY: y has room for the rows.
                 unsafe {
-                    let y = y.as_mut_ptr();
-                    kernels.matvec_f32(ty, k, w.bytes(), w.row_bytes, n_w, x, rows, stride, y, n_w + 1);
+                    let (w, row_bytes, y) = (&w.bytes()[from * w.row_bytes..], w.row_bytes, y.as_mut_ptr());
+                    kernels.matvec_f32(ty, k, w, row_bytes, n_w, x, rows, stride, y, n_w + 1);
                 }
                 y
             };
-            let truth = run(available().next().unwrap(), &x, rows);
+            let truth = run(available().next().unwrap(), &x, rows, 0, n_w);
+            let depth = if rows > 8 { k.min(128) as f64 + k as f64 / 128.0 + 1.0 } else { k as f64 / 16.0 + 5.0 };
             for t in 0..rows {
                 for r in 0..n_w {
                     let w = decoded(&w, ty, r, k);
                     let terms = || w.iter().zip(&x[t * stride..]).map(|(&w, &x)| f64::from(w) * f64::from(x));
                     let error = (f64::from(truth[t * (n_w + 1) + r]) - terms().sum::<f64>()).abs();
-                    let bound = (k as f64 / 16.0 + 5.0) * EPS * terms().map(f64::abs).sum::<f64>();
+                    let bound = depth * EPS * terms().map(f64::abs).sum::<f64>();
                     prop_assert!(error <= bound, "{ty}: {error} > {bound}");
                 }
                 prop_assert!(truth[t * (n_w + 1) + n_w].is_nan(), "nothing is written between");
             }
             for kernels in available() {
-                let all = run(kernels, &x, rows);
+                let all = run(kernels, &x, rows, 0, n_w);
                 prop_assert_eq!(bits(&all), bits(&truth), "{} on {:?}", ty, kernels);
-                let last = run(kernels, &x[(rows - 1) * stride..], 1);
-                prop_assert_eq!(bits(&last), bits(&truth[(rows - 1) * (n_w + 1)..]));
+                // The last row among fewer of its regime, and the last row of weights by itself.
+                let few = if rows > 8 { 9 } else { 1 };
+                let last = run(kernels, &x[(rows - few) * stride..], few, 0, n_w);
+                prop_assert_eq!(bits(&last), bits(&truth[(rows - few) * (n_w + 1)..]));
+                let alone = run(kernels, &x, rows, n_w - 1, 1);
+                for t in 0..rows {
+                    prop_assert_eq!(alone[2 * t].to_bits(), truth[t * (n_w + 1) + n_w - 1].to_bits());
+                }
             }
         }
     }
 
     #[test]
-    fn scores(
-        seed: u64, blocks in 1usize..9, heads in 1usize..10, n in 1usize..70, gap in 0usize..3, scale in 0.01f32..2.0,
+    fn panel_products(
+        seed: u64, k in 0usize..300, n in 1usize..140, rows in 1usize..20, gap in 0usize..3, scaled: bool,
     ) {
-        let width = 32 * blocks;
-        for ty in [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0] {
+        let mut rng = Random(seed);
+        let (x, b) = (floats(&mut rng, (k + gap) * rows), floats(&mut rng, k * (n + gap)));
+        let (before, factors) = (floats(&mut rng, rows * (n + 1)), floats(&mut rng, rows));
+        let run = |kernels: &Kernels, first: usize, rows: usize| {
+            let mut y = before[first * (n + 1)..][..rows * (n + 1)].to_vec();
+            let (from, panel) = ((x[first * (k + gap)..].as_ptr(), k + gap, rows), (b.as_ptr(), n + gap, n));
+            let factors = scaled.then_some(&factors[first..]);
+            // SAFETY: all three have these rows and columns.
+            unsafe { kernels.gemm_f32(from, k, panel, (y.as_mut_ptr(), n + 1), factors) };
+            y
+        };
+        let truth = run(available().next().unwrap(), 0, rows);
+        for t in 0..rows {
+            for c in 0..n {
+                let kept = if scaled { f64::from(before[t * (n + 1) + c]) * f64::from(factors[t]) } else { 0.0 };
+                let products = (0..k).map(|i| f64::from(x[t * (k + gap) + i]) * f64::from(b[i * (n + gap) + c]));
+                let terms: Vec<f64> = products.chain([kept]).collect();
+                let error = (f64::from(truth[t * (n + 1) + c]) - terms.iter().sum::<f64>()).abs();
+                let bound = (k.min(128) as f64 + k as f64 / 128.0 + 1.0) * EPS * terms.iter().map(|x| x.abs()).sum::<f64>();
+                prop_assert!(error <= bound, "{error} > {bound}");
+            }
+            prop_assert_eq!(truth[t * (n + 1) + n], before[t * (n + 1) + n], "nothing is written between");
+        }
+        for kernels in available() {
+            prop_assert_eq!(bits(&run(kernels, 0, rows)), bits(&truth), "{:?}", kernels);
+            let last = run(kernels, rows - 1, 1);
+            prop_assert_eq!(bits(&last), bits(&truth[(rows - 1) * (n + 1)..]));
+        }
+    }
+
+    #[test]
+    fn widened_rows(seed: u64, blocks in 1usize..40, odd in 0usize..32, n in 1usize..40, gap in 0usize..3) {
+        for ty in CACHED {
+            let width = if ty == GgmlType::Q8_0 { 32 * blocks } else { 32 * blocks - odd };
             let mut rng = Random(seed);
-            let cache = Weights::random(&mut rng, ty.format(), width, n, 1, gap);
-            let q = floats(&mut rng, heads * width);
-            let q8 = Activations::random(&mut rng, width, heads, 32);
-            let run = |kernels: &Kernels| {
-                let mut y = vec![f32::NAN; heads * (n + 1)];
-                let (rows, out) = (cache.bytes().as_ptr(), y.as_mut_ptr());
-                // SAFETY: the cache holds n rows, y room for all heads.
+            let rows = Weights::random(&mut rng, ty.format(), width, n, 1, gap);
+            let across = width.next_multiple_of(16);
+            for kernels in available() {
+                let run = |transposed: bool, len: usize, stride: usize| {
+                    let mut to = vec![f32::NAN; len * stride];
+                    // SAFETY: those are the rows, and `to` has room for them.
+                    unsafe {
+                        let from = (rows.bytes().as_ptr(), rows.row_bytes);
+                        kernels.widen(ty, from, n, width, (to.as_mut_ptr(), stride), transposed);
+                    }
+                    to
+                };
+                let (straight, transposed) = (run(false, n, across + 1), run(true, width, n + 1));
+                for i in 0..n {
+                    let row = decoded(&rows, ty, i, width);
+                    prop_assert_eq!(bits(&straight[i * (across + 1)..][..width]), bits(&row), "{} on {:?}", ty, kernels);
+                    prop_assert!(straight[i * (across + 1) + across].is_nan());
+                    prop_assert!((0..width).all(|d| transposed[d * (n + 1) + i].to_bits() == row[d].to_bits()));
+                }
+                prop_assert!((0..width).all(|d| transposed[d * (n + 1) + n].is_nan()));
+            }
+        }
+    }
+
+    #[test]
+    fn scores(seed: u64, blocks in 1usize..9, odd in 0usize..32, queries in 1usize..40, n in 1usize..70) {
+        for eight_bits in [false, true] {
+            let width = if eight_bits { 32 * blocks } else { 32 * blocks - odd };
+            let ty = if eight_bits { GgmlType::Q8_0 } else { GgmlType::F32 };
+            let mut rng = Random(seed);
+            let keys = Weights::random(&mut rng, ty.format(), width, n, 0, 0);
+            let q = floats(&mut rng, queries * width);
+            let q8 = eight_bits.then(|| Activations::random(&mut rng, width, queries, 32));
+            let run = |kernels: &Kernels, first: usize, queries: usize| {
+                let mut y = vec![f32::NAN; queries * (n + 1)];
+                let out = (y.as_mut_ptr(), n + 1);
+                // SAFETY: there are n keys, y has room for all queries.
                 unsafe {
-                    if ty == GgmlType::Q8_0 {
-                        kernels.attn_scores_q8(q8.view(), rows, cache.row_bytes, n, scale, out, n + 1);
+                    if let Some(q8) = &q8 {
+                        let mut panels = vec![0f32; panel_bytes(queries, width).div_ceil(4)];
+                        let panels: &mut [u8] = bytemuck::cast_slice_mut(&mut panels);
+                        kernels.arrange_q8(q8.view().slice(first, queries), panels);
+                        let (mut ints, mut scales) = (vec![0; 16 * width], vec![0.0; 16 * width / 32]);
+                        let rows = (keys.bytes().as_ptr(), keys.row_bytes);
+                        let q = (&*panels, queries, width);
+                        kernels.attn_scores_q8(q, rows, n, (&mut ints, &mut scales), out);
                     } else {
-                        kernels.attn_scores(ty, &q, width, rows, cache.row_bytes, n, scale, out, n + 1);
+                        let k: Vec<f32> = (0..n).flat_map(|i| decoded(&keys, ty, i, width)).collect();
+                        let q = &q[first * width..][..queries * width];
+                        kernels.attn_scores((q, width), (k.as_ptr(), width), n, out);
                     }
                 }
                 y
             };
-            let truth = run(available().next().unwrap());
-            for h in 0..heads {
-                let q = if ty == GgmlType::Q8_0 { q8.values(h) } else { q[h * width..][..width].to_vec() };
+            let truth = run(available().next().unwrap(), 0, queries);
+            for h in 0..queries {
+                let q = q8.as_ref().map_or_else(|| q[h * width..][..width].to_vec(), |q8| q8.values(h));
                 for i in 0..n {
-                    let row = decoded(&cache, ty, i, width);
-                    let terms = || row.iter().zip(&q).map(|(&a, &b)| f64::from(scale) * f64::from(a) * f64::from(b));
+                    let row = decoded(&keys, ty, i, width);
+                    let terms = || row.iter().zip(&q).map(|(&a, &b)| f64::from(a) * f64::from(b));
                     let error = (f64::from(truth[h * (n + 1) + i]) - terms().sum::<f64>()).abs();
-                    let bound = (width as f64 / 16.0 + 14.0) * EPS * terms().map(f64::abs).sum::<f64>();
+                    // `values` of 8-bit queries and keys round once each.
+                    let depth = if eight_bits { width as f64 / 32.0 + 4.0 } else { width as f64 / 16.0 + 5.0 };
+                    let bound = depth * EPS * terms().map(f64::abs).sum::<f64>();
                     prop_assert!(error <= bound, "{ty}: {error} > {bound}");
                 }
+                prop_assert!(truth[h * (n + 1) + n].is_nan(), "nothing is written between");
             }
             for kernels in available() {
-                prop_assert_eq!(bits(&run(kernels)), bits(&truth), "{} on {:?}", ty, kernels);
+                prop_assert_eq!(bits(&run(kernels, 0, queries)), bits(&truth), "{} on {:?}", ty, kernels);
+                let last = run(kernels, queries - 1, 1);
+                prop_assert_eq!(bits(&last), bits(&truth[(queries - 1) * (n + 1)..]));
             }
         }
     }
 
     #[test]
-    fn values(
-        seed: u64, blocks in 1usize..9, odd in 0usize..32, heads in 1usize..10, n in 0usize..140, gap in 0usize..3,
+    fn softmax_steps(
+        seed: u64, rows in 1usize..5, heads in 1usize..5, n in 1usize..70, seen in -3isize..80, scale in 0.01f32..20.0,
     ) {
-        for ty in [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0] {
-            let width = if ty == GgmlType::Q8_0 { 32 * blocks } else { 32 * blocks - odd };
-            let mut rng = Random(seed);
-            let cache = Weights::random(&mut rng, ty.format(), width, n, 1, gap);
-            let p = floats(&mut rng, heads * (n + 2));
-            let before = floats(&mut rng, heads * (width + 1));
-            let run = |kernels: &Kernels| {
-                let mut acc = before.clone();
-                let (rows, out) = (cache.bytes().as_ptr(), acc.as_mut_ptr());
-                // SAFETY: the cache holds n rows, acc all heads.
-                unsafe {
-                    kernels.attn_values(ty, &p, n + 2, heads, rows, cache.row_bytes, n, width, out, width + 1);
-                }
-                acc
-            };
-            let truth = run(available().next().unwrap());
-            let rows: Vec<_> = (0..n).map(|i| decoded(&cache, ty, i, width)).collect();
-            for h in 0..heads {
-                for d in 0..width {
-                    let at = h * (width + 1) + d;
-                    let terms = || {
-                        let values = (0..n).map(|i| f64::from(p[h * (n + 2) + i]) * f64::from(rows[i][d]));
-                        values.chain([f64::from(before[at])])
-                    };
-                    let error = (f64::from(truth[at]) - terms().sum::<f64>()).abs();
-                    let bound = (n as f64 + 1.0) * EPS * terms().map(f64::abs).sum::<f64>();
-                    prop_assert!(error <= bound, "{ty}: {error} > {bound}");
-                }
-                let between = h * (width + 1) + width;
-                prop_assert_eq!(truth[between], before[between], "nothing is written between");
+        let mut rng = Random(seed);
+        let queries = rows * heads;
+        let stride = n + 2;
+        let scores = floats(&mut rng, queries * stride);
+        let before: Vec<f32> = (0..queries).map(|j| if j % 3 == 0 { f32::NEG_INFINITY } else { rng.uniform() }).collect();
+        let run = |kernels: &Kernels| {
+            let (mut p, mut max, mut sum) = (scores.clone(), before.clone(), vec![0.5; queries]);
+            let mut factors = vec![f32::NAN; queries];
+            kernels.softmax_step((&mut p, stride, n), scale, (seen, heads), (&mut max, &mut sum, &mut factors));
+            (p, max, sum, factors)
+        };
+        let truth = run(available().next().unwrap());
+        for j in 0..queries {
+            let seen = (seen + (j / heads) as isize).clamp(0, n as isize) as usize;
+            let scaled: Vec<f32> = scores[j * stride..][..seen].iter().map(|s| s * scale).collect();
+            let max = scaled.iter().copied().fold(before[j], f32::max);
+            let weight = |s: f32| f64::from(s - max).exp();
+            let total: f64 = scaled.iter().map(|s| weight(*s)).sum();
+            let factor = if seen == 0 { 1.0 } else { weight(before[j]) };
+            prop_assert_eq!(truth.1[j], if seen == 0 { before[j] } else { max });
+            prop_assert!((f64::from(truth.3[j]) - factor).abs() <= 2.0 * EPS * factor);
+            let sum = 0.5 * factor + total;
+            prop_assert!((f64::from(truth.2[j]) - sum).abs() <= 16.0 * EPS * sum, "{} for {sum}", truth.2[j]);
+            for i in 0..n {
+                let (got, want) = (f64::from(truth.0[j * stride + i]), if i < seen { weight(scaled[i]) } else { 0.0 });
+                prop_assert!((got - want).abs() <= 2.0 * EPS * want + 2e-38, "{got} for {want}");
             }
-            for kernels in available() {
-                prop_assert_eq!(bits(&run(kernels)), bits(&truth), "{} on {:?}", ty, kernels);
-            }
+            prop_assert_eq!(&truth.0[j * stride + n..][..2], &scores[j * stride + n..][..2]);
+        }
+        for kernels in available() {
+            let r = run(kernels);
+            prop_assert_eq!(bits(&r.0), bits(&truth.0), "{:?}", kernels);
+            prop_assert_eq!(bits(&[r.1, r.2, r.3].concat()), bits(&[&*truth.1, &*truth.2, &*truth.3].concat()));
         }
     }
 }

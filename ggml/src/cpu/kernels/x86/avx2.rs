@@ -348,6 +348,12 @@ impl<M: Multiply> Simd for Avx2<M> {
     }
 
     #[inline(always)]
+    unsafe fn load_i(self, p: *const i32) -> I {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_q(p.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn store_i(self, p: *mut i32, v: I) {
         // SAFETY: the caller's promise.
         unsafe { self.store_q(p.cast(), v) }

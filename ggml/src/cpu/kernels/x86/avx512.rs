@@ -279,6 +279,42 @@ impl<M: Multiply> Simd for Avx512<M> {
     }
 
     #[inline(always)]
+    unsafe fn load_i(self, p: *const i32) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_sums<const R: usize>(self, p: *mut f32, v: [__m512; R]) {
+        if R != 4 {
+            for (r, v) in v.into_iter().enumerate() {
+                // SAFETY: r < R.
+                unsafe { p.add(r).write(self.sum(v)) };
+            }
+            return;
+        }
+        // Four sums at once, with the additions of `sum`: halves, then quarters, then inside a quarter.
+        // SAFETY: the caller's promise.
+        unsafe {
+            let halves = |a, b| {
+                _mm512_add_ps(
+                    _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+                    _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+                )
+            };
+            let (ab, cd) = (halves(v[0], v[1 % R]), halves(v[2 % R], v[3 % R]));
+            let quarters = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+            );
+            let pairs = _mm512_add_ps(quarters, _mm512_permute_ps::<0b11_10_11_10>(quarters));
+            let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b01_01_01_01>(pairs));
+            let sums = _mm512_permutexvar_ps(lanes(|l| 4 * (l & 3)), sums);
+            _mm_storeu_ps(p, _mm512_castps512_ps128(sums));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_i(self, p: *mut i32, v: __m512i) {
         // SAFETY: the caller's promise.
         unsafe { _mm512_storeu_si512(p.cast(), v) }

@@ -1,0 +1,162 @@
+//! Products of F32 rows with an F32 panel: prompts over weights of plain numbers, and both halves of attention once
+//! keys and values lie in a panel.
+//!
+//! ```text
+//!   y[t][c]  =  Σ over k of  x[t][k] · b[k][c]
+//! ```
+//!
+//! A lane is a column of the panel and elements of `x` are broadcast, so nothing is added across lanes. A tile of up to
+//! [`ROWS`] rows by 64 columns stays in registers for [`DEPTH`] steps of k, whose chain of fused multiply-adds is then added to
+//! `y`. So a result depends on its row and its column only, not on how either is tiled, and its error is at
+//! most `(min(k, DEPTH) + k / DEPTH + 1) · ε · Σ |x·b|`.
+
+use super::simd::{Kernel, Simd};
+
+/// Rows of a tile at the most.
+const ROWS: usize = 6;
+
+/// Steps of k that a tile stays in registers for: a strip of the panel, 64 columns wide, takes 32 KiB then.
+pub(super) const DEPTH: usize = 128;
+
+/// Where a product reads and writes.
+#[derive(Clone, Copy)]
+pub(super) struct Args {
+    /// The first row; rows lie `x_stride` numbers apart.
+    pub x: *const f32,
+    /// See `x`.
+    pub x_stride: usize,
+    /// Rows.
+    pub n_x: usize,
+    /// Numbers of a row, rows of the panel.
+    pub k: usize,
+    /// The panel; its rows lie `b_stride` numbers apart.
+    pub b: *const f32,
+    /// See `b`.
+    pub b_stride: usize,
+    /// Columns of the panel.
+    pub n: usize,
+    /// Row `t` of the result begins at `y + t * y_stride`.
+    pub y: *mut f32,
+    /// See `y`.
+    pub y_stride: usize,
+    /// What happens to what `y` holds.
+    pub before: Before,
+}
+
+/// What a product does to what its result's place holds.
+#[derive(Clone, Copy)]
+pub(super) enum Before {
+    /// Overwritten.
+    Ignored,
+    /// Added to.
+    Kept,
+    /// Row `t` is multiplied by the `t`-th of these, then added to.
+    Scaled(*const f32),
+}
+
+/// The product.
+pub(super) struct Product<'a>(pub &'a Args);
+
+impl<S: Simd> Kernel<S> for Product<'_> {
+    #[inline(always)]
+    fn run(self, s: S) {
+        let mut a = *self.0;
+        let k = a.k;
+        let mut at = 0;
+        // Once even if there is nothing to add: `y` is to be overwritten or scaled.
+        while at == 0 || at < k {
+            a.k = DEPTH.min(k - at);
+            // SAFETY: whoever made the arguments promised rows, panel and results.
+            unsafe { if S::WIDE { strips::<S, 4>(s, &a) } else { strips::<S, 1>(s, &a) } }
+            a.x = a.x.wrapping_add(DEPTH);
+            a.b = a.b.wrapping_add(DEPTH * a.b_stride);
+            a.before = Before::Kept;
+            at += DEPTH;
+        }
+    }
+}
+
+/// All columns, in strips of `C` times 16.
+///
+/// # Safety
+/// The arguments lead to rows, a panel and results.
+#[inline(always)]
+unsafe fn strips<S: Simd, const C: usize>(s: S, a: &Args) {
+    let mut c = 0;
+    while c < a.n {
+        let n = a.n - c;
+        // SAFETY: the columns are within the panel.
+        c +=
+            unsafe { if n >= 16 * C { rows::<S, C>(s, a, c, 16) } else { rows::<S, 1>(s, a, c, n.min(16)) } };
+    }
+}
+
+/// All rows, in tiles as equal as can be; gives the columns done.
+///
+/// # Safety
+/// `C` times 16 columns from `c` on are within the panel, or `lanes` if `C` is 1.
+#[inline(always)]
+unsafe fn rows<S: Simd, const C: usize>(s: S, a: &Args, c: usize, lanes: usize) -> usize {
+    let tiles = a.n_x.div_ceil(ROWS);
+    for i in 0..tiles {
+        let (t, end) = (i * a.n_x / tiles, (i + 1) * a.n_x / tiles);
+        // SAFETY: those are rows.
+        unsafe {
+            match end - t {
+                1 => tile::<S, 1, C>(s, a, t, c, lanes),
+                2 => tile::<S, 2, C>(s, a, t, c, lanes),
+                3 => tile::<S, 3, C>(s, a, t, c, lanes),
+                4 => tile::<S, 4, C>(s, a, t, c, lanes),
+                5 => tile::<S, 5, C>(s, a, t, c, lanes),
+                _ => tile::<S, 6, C>(s, a, t, c, lanes),
+            }
+        }
+    }
+    16 * C
+}
+
+/// `T` rows by `C` times 16 columns.
+///
+/// # Safety
+/// Rows and columns exist; unless `C` is 1, `lanes` is 16.
+#[inline(always)]
+unsafe fn tile<S: Simd, const T: usize, const C: usize>(s: S, a: &Args, t: usize, c: usize, lanes: usize) {
+    let partial = C == 1 && lanes < 16;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (x, b) = (a.x.add(t * a.x_stride), a.b.add(c));
+        // The rows after these: lines that far apart are not foreseen.
+        for t in if a.x_stride > 4 * DEPTH { T..2 * T } else { 0..0 } {
+            let next = x.wrapping_add(t * a.x_stride);
+            for line in 0..a.k.div_ceil(16) {
+                s.prefetch(next.wrapping_add(16 * line).cast());
+            }
+        }
+        let mut acc = [[s.splat(0.0); C]; T];
+        for k in 0..a.k {
+            let b = b.add(k * a.b_stride);
+            let mut columns = [s.splat(0.0); C];
+            for c in 0..C {
+                columns[c] = if partial { s.load_first(b, lanes) } else { s.load(b.add(16 * c)) };
+            }
+            for t in 0..T {
+                let x = s.splat(*x.add(t * a.x_stride + k));
+                for c in 0..C {
+                    acc[t][c] = s.fma(x, columns[c], acc[t][c]);
+                }
+            }
+        }
+        for t_in in 0..T {
+            for c_in in 0..C {
+                let y = a.y.add((t + t_in) * a.y_stride + c + 16 * c_in);
+                let load = || if partial { s.load_first(y, lanes) } else { s.load(y) };
+                let sum = match a.before {
+                    Before::Ignored => acc[t_in][c_in],
+                    Before::Kept => s.add(load(), acc[t_in][c_in]),
+                    Before::Scaled(f) => s.fma(load(), s.splat(*f.add(t + t_in)), acc[t_in][c_in]),
+                };
+                if partial { s.store_first(y, lanes, sum) } else { s.store(y, sum) }
+            }
+        }
+    }
+}
