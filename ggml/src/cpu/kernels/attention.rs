@@ -2,7 +2,7 @@
 //! the running softmax.
 
 use super::simd::{Kernel, Simd};
-use super::widen::{BLOCK, BLOCK_BYTES, Lines, block_scales};
+use super::widen::{BLOCK, BLOCK_BYTES, Lines, block_scale};
 use crate::act::{Q8Rows, SUM};
 
 /// Queries that lie side by side in a [`Panels`]: one in each lane.
@@ -105,8 +105,6 @@ pub(super) struct Scores<'a> {
     pub n: usize,
     /// Memory for 16 keys: `[16, k]` integers.
     pub ints: &'a mut [u8],
-    /// Memory for their scales: `[16, k / 32]`.
-    pub scales: &'a mut [f32],
     /// `n` numbers for each query.
     pub out: *mut f32,
     /// See `out`.
@@ -120,13 +118,13 @@ impl<S: Simd> Kernel<S> for Scores<'_> {
             let n = LANES.min(self.n - first);
             // SAFETY: whoever made this promised keys, panels and room for the scores.
             unsafe {
-                self.split::<S>(s, first, n);
+                self.collect::<S>(first, n);
                 for group in (0..self.q.n).step_by(LANES) {
                     let mut scores = Lines([[0f32; LANES]; LANES]);
                     if S::WIDE {
-                        self.keys::<S, 8>(s, group, n, &mut scores);
+                        self.keys::<S, 8>(s, group, (first, n), &mut scores);
                     } else {
-                        self.keys::<S, 2>(s, group, n, &mut scores);
+                        self.keys::<S, 2>(s, group, (first, n), &mut scores);
                     }
                     let mut columns = Lines([[0f32; LANES]; LANES]);
                     s.transpose(scores.0.as_ptr().cast(), 64, columns.0.as_mut_ptr().cast());
@@ -141,18 +139,18 @@ impl<S: Simd> Kernel<S> for Scores<'_> {
 }
 
 impl Scores<'_> {
-    /// Integers and scales of keys `first .. first + n` apart from each other.
+    /// The integers of keys `first .. first + n`, as they are multiplied.
     ///
     /// # Safety
     /// Those keys exist.
     #[inline(always)]
-    unsafe fn split<S: Simd>(&mut self, s: S, first: usize, n: usize) {
-        let (k, blocks) = (self.q.k, self.q.k / BLOCK);
+    unsafe fn collect<S: Simd>(&mut self, first: usize, n: usize) {
+        let k = self.q.k;
         let bias = if S::BIASED { 0x8080_8080_8080_8080 } else { 0 };
         for i in 0..n {
             let key = self.keys.wrapping_add((first + i) * self.stride);
-            let (ints, scales) = (&mut self.ints[i * k..][..k], &mut self.scales[i * blocks..][..blocks]);
-            for b in 0..blocks {
+            let ints = &mut self.ints[i * k..][..k];
+            for b in 0..k / BLOCK {
                 let to = ints[b * BLOCK..][..BLOCK].as_mut_ptr().cast::<u64>();
                 for word in 0..BLOCK / 8 {
                     // SAFETY: block b of the key, and of its integers.
@@ -162,22 +160,21 @@ impl Scores<'_> {
                     }
                 }
             }
-            for (g, scales) in scales.chunks_mut(16).enumerate() {
-                // SAFETY: the key has these blocks, `scales` these numbers.
-                unsafe {
-                    let d = block_scales(s, key.add(16 * g * BLOCK_BYTES), scales.len());
-                    s.store_first(scales.as_mut_ptr(), scales.len(), d);
-                }
-            }
         }
     }
 
-    /// The `n` keys at hand against a group of queries, `R` at a time; `out[key][query]`.
+    /// Keys `first .. first + n`, whose integers are at hand, against a group of queries, `R` at a time; `out[key][query]`.
     ///
     /// # Safety
     /// The group exists.
     #[inline(always)]
-    unsafe fn keys<S: Simd, const R: usize>(&self, s: S, group: usize, n: usize, out: &mut Lines<LANES>) {
+    unsafe fn keys<S: Simd, const R: usize>(
+        &self,
+        s: S,
+        group: usize,
+        (first, n): (usize, usize),
+        out: &mut Lines<LANES>,
+    ) {
         let (k, blocks) = (self.q.k, self.q.k / BLOCK);
         let mut i = 0;
         while i < n {
@@ -203,7 +200,8 @@ impl Scores<'_> {
                     }
                     let d = s.load(d.add(b * LANES));
                     for r in 0..R {
-                        let scale = s.mul(d, s.splat(*self.scales.as_ptr().add(key[r] * blocks + b)));
+                        let block = self.keys.add((first + key[r]) * self.stride + b * BLOCK_BYTES);
+                        let scale = s.mul(d, block_scale(s, block));
                         acc[r] = s.fma(s.to_f32(dots[r]), scale, acc[r]);
                     }
                 }

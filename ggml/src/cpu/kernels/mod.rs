@@ -199,7 +199,7 @@ impl Kernels {
 
     /// Products of arranged queries with keys in Q8_0: `out[q * out_stride + i]` = query `q` · key `i`.
     ///
-    /// `panels` are those of `queries` queries of `width` elements; `memory` has 16 times `width` bytes and `width / 32` numbers. A
+    /// `panels` are those of `queries` queries of `width` elements; `ints` has room for 16 keys of `width` bytes. A
     /// result has the same bits whatever comes with it.
     ///
     /// # Safety
@@ -213,13 +213,13 @@ impl Kernels {
         (panels, queries, width): (&[u8], usize, usize),
         (keys, stride): (*const u8, usize),
         n: usize,
-        (ints, scales): (&mut [u8], &mut [f32]),
+        ints: &mut [u8],
         (out, out_stride): (*mut f32, usize),
     ) {
         assert!(width.is_multiple_of(widen::BLOCK), "whole blocks");
-        assert!(ints.len() >= 16 * width && scales.len() >= 16 * width / widen::BLOCK, "memory for 16 keys");
+        assert!(ints.len() >= 16 * width, "memory for 16 keys");
         let q = attention::Panels::within(panels.as_ptr(), panels.len(), queries, width);
-        with_isa!(self, |s| run(s, attention::Scores { q, keys, stride, n, ints, scales, out, out_stride }));
+        with_isa!(self, |s| run(s, attention::Scores { q, keys, stride, n, ints, out, out_stride }));
     }
 
     /// A step of the running softmax over `max.len()` queries: `scores` (`n` a query, `stride` apart) become weights, `factors` what the
@@ -362,6 +362,14 @@ impl Kernels {
     /// If `bytes` has not two for every number.
     pub fn to_f16(&self, x: &[f32], bytes: &mut [u8]) {
         with_isa!(self, |s| run(s, vector::ToF16 { x, bytes }));
+    }
+
+    /// To blocks of Q8_0, with the bits of the format's own encoder.
+    ///
+    /// # Panics
+    /// If numbers are no whole blocks of 32 or `bytes` has not 34 for each.
+    pub fn to_q8_0(&self, x: &[f32], bytes: &mut [u8]) {
+        with_isa!(self, |s| run(s, vector::ToQ8 { x, bytes }));
     }
 
     /// From F16.

@@ -3,7 +3,9 @@
 //! Elementwise operations work on raw pointers inside, so that results may replace their operands.
 
 use super::simd::{Kernel, Simd};
+use super::widen::{BLOCK, BLOCK_BYTES};
 use crate::act::SUM;
+use crate::format::GgmlType;
 
 /// A loop over chunks of 16 elements, `n` of them at `at`, the last time with fewer. No closure: one that is not
 /// inlined would lose the target features.
@@ -248,6 +250,46 @@ impl<S: Simd> Kernel<S> for QuantizeRow<'_> {
                 self.sums[at / SUM] = unsafe {
                     s.store_i8(self.qs.as_mut_ptr().add(at), s.mul(s.load(x.add(i * SUM)), inverse))
                 };
+            }
+        }
+    }
+}
+
+/// Q8_0 as its format encodes it; `bytes` has 34 for every 32 numbers.
+pub(super) struct ToQ8<'a> {
+    pub x: &'a [f32],
+    pub bytes: &'a mut [u8],
+}
+
+impl<S: Simd> Kernel<S> for ToQ8<'_> {
+    #[inline(always)]
+    fn run(self, s: S) {
+        let (blocks, rest) = self.x.as_chunks::<BLOCK>();
+        assert!(rest.is_empty() && self.bytes.len() == blocks.len() * BLOCK_BYTES, "whole blocks");
+        for (x, bytes) in blocks.iter().zip(self.bytes.chunks_exact_mut(BLOCK_BYTES)) {
+            // SAFETY: a block has two times 16 numbers.
+            let amax = unsafe { s.magnitude(x.as_ptr(), 2) };
+            let d = (amax / 127.0).min(half::f16::MAX.to_f32());
+            let inverse = 1.0 / d;
+            if !(amax.is_finite() && inverse.is_finite()) {
+                // Nothing but zeros, or what is no number: seldom enough for the format's own way.
+                let _ = GgmlType::Q8_0.format().encode(x, bytes);
+                continue;
+            }
+            bytes[..2].copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
+            for (half, x) in x.chunks_exact(16).enumerate() {
+                // SAFETY: 16 numbers to read, 16 bytes to write; magnitudes are rounded, so nothing is beyond 127.
+                unsafe {
+                    let v = s.mul(s.load(x.as_ptr()), s.splat(inverse));
+                    let zero = s.splat(0.0);
+                    let a = s.max(v, s.sub(zero, v));
+                    // Halves to even, then those halves that went down one up: away from zero.
+                    let even = s.round(a);
+                    let up = s.zero_below(s.sub(a, even), s.splat(0.5), s.splat(1.0));
+                    let sign = s.sub(s.zero_below(v, zero, s.splat(2.0)), s.splat(1.0));
+                    let q = s.mul(s.min(s.add(even, up), s.splat(127.0)), sign);
+                    s.store_i8(bytes[2 + 16 * half..].as_mut_ptr().cast(), q);
+                }
             }
         }
     }

@@ -27,24 +27,21 @@ pub(super) struct Args {
     pub to_stride: usize,
 }
 
-/// The scales of `n <= 16` blocks of Q8_0, zeros beyond.
+/// The scale of a block of Q8_0 in all lanes.
 ///
 /// # Safety
-/// `p` is valid for reads of the blocks.
+/// `block` is valid for reads of 2 bytes.
 #[inline(always)]
-pub(super) unsafe fn block_scales<S: Simd>(s: S, p: *const u8, n: usize) -> S::F {
-    let mut halves = [0u16; 16];
-    for b in 0..n {
-        // SAFETY: block b.
-        halves[b] = unsafe { p.add(b * BLOCK_BYTES).cast::<u16>().read_unaligned() };
-    }
-    // SAFETY: the array has 16.
-    unsafe { s.load_f16(halves.as_ptr().cast()) }
+pub(super) unsafe fn block_scale<S: Simd>(s: S, block: *const u8) -> S::F {
+    // SAFETY: the caller's promise.
+    let d = unsafe { block.cast::<[u8; 2]>().read() };
+    // SAFETY: the array has 16 numbers.
+    unsafe { s.load_f16([d; 16].as_ptr().cast()) }
 }
 
 /// A type of rows: how neighbouring elements become numbers.
 trait Row: Copy {
-    /// Elements `at .. at + n` to `to`, `n <= 512`; `at` is a multiple of 32. Writes whole lanes of 16, beyond `n` too.
+    /// Elements `at .. at + n` to `to`; `at` is a multiple of 32. Writes whole lanes of 16, beyond `n` too.
     ///
     /// # Safety
     /// The row has these elements, and `to` is valid for writes of `n` numbers, rounded up to 16.
@@ -75,22 +72,18 @@ struct Q8;
 impl Row for Q8 {
     #[inline(always)]
     unsafe fn part<S: Simd>(s: S, row: *const u8, at: usize, n: usize, to: *mut f32) {
-        let mut scales = [0f32; 16];
-        // SAFETY: the caller's promise; rows are whole blocks, 512 elements 16 of them.
+        // SAFETY: the caller's promise; rows are whole blocks.
         unsafe {
             let blocks = row.add(at / BLOCK * BLOCK_BYTES);
-            s.store(scales.as_mut_ptr(), block_scales(s, blocks, n / BLOCK));
             for b in 0..n / BLOCK {
-                let (p, d) = (blocks.add(b * BLOCK_BYTES + 2).cast::<i8>(), s.splat(scales[b]));
+                let block = blocks.add(b * BLOCK_BYTES);
+                let (d, p) = (block_scale(s, block), block.add(2).cast::<i8>());
                 s.store(to.add(b * BLOCK), s.mul(s.load_i8(p), d));
                 s.store(to.add(b * BLOCK + 16), s.mul(s.load_i8(p.add(16)), d));
             }
         }
     }
 }
-
-/// Elements that are widened together.
-const PART: usize = 512;
 
 /// Row by row.
 struct Straight<'a, R>(&'a Args, R);
@@ -100,11 +93,8 @@ impl<S: Simd, R: Row> Kernel<S> for Straight<'_, R> {
     fn run(self, s: S) {
         let a = self.0;
         for i in 0..a.n {
-            for at in (0..a.width).step_by(PART) {
-                let n = PART.min(a.width - at);
-                // SAFETY: whoever made the arguments promised rows and room, for whole lanes too.
-                unsafe { R::part(s, a.rows.add(i * a.stride), at, n, a.to.add(i * a.to_stride + at)) };
-            }
+            // SAFETY: whoever made the arguments promised rows and room, for whole lanes too.
+            unsafe { R::part(s, a.rows.add(i * a.stride), 0, a.width, a.to.add(i * a.to_stride)) };
         }
     }
 }
@@ -120,8 +110,9 @@ impl<S: Simd, R: Row> Kernel<S> for Transposed<'_, R> {
     #[inline(always)]
     fn run(self, s: S) {
         let a = self.0;
-        // A line of cache more than the elements, so that the rows do not all meet in the same sets.
+        // Elements that are widened before they are transposed.
         const PART: usize = 64;
+        // A line of cache more, so that the rows do not all meet in the same sets.
         let mut lines = Lines([[0f32; PART + 16]; 16]);
         let mut square = Lines([[0f32; 16]; 16]);
         for first in (0..a.n).step_by(16) {

@@ -169,7 +169,6 @@ struct FewMemory<'a> {
     /// The same arranged for 8-bit keys, and memory for 16 of those.
     panels: &'a mut [u8],
     ints: &'a mut [u8],
-    scales: &'a mut [f32],
     /// A tile of keys or values.
     rows: &'a mut [f32],
     /// `[queries, TILE]`.
@@ -218,11 +217,10 @@ impl FewRows {
     }
 
     /// Bytes of the pieces of [`FewMemory`] for `n` queries.
-    fn sizes(&self, n: usize) -> [usize; 6] {
+    fn sizes(&self, n: usize) -> [usize; 5] {
         let (k, v) = (self.attend.k_dim(), self.attend.v_dim());
-        let (panels, ints, scales) =
-            if self.attend.quantized() { (panel_bytes(n, k), 16 * k, 4 * 16 * k / 32) } else { (0, 0, 0) };
-        [4 * n * k, panels, ints, scales, 4 * TILE * panel_stride(k.max(v)), 4 * n * TILE]
+        let (panels, ints) = if self.attend.quantized() { (panel_bytes(n, k), 16 * k) } else { (0, 0) };
+        [4 * n * k, panels, ints, 4 * TILE * panel_stride(k.max(v)), 4 * n * TILE]
     }
 
     /// Bytes that quantizing `n` queries takes meanwhile.
@@ -232,12 +230,11 @@ impl FewRows {
     }
 
     fn memory<'a>(&self, x: &Exec<'_>, b: Block, scratch: &mut Scratch<'a>) -> FewMemory<'a> {
-        let [q, panels, ints, scales, rows, scores] = self.sizes(b.n());
+        let [q, panels, ints, rows, scores] = self.sizes(b.n());
         let mut m = FewMemory {
             q: scratch.floats(q / 4),
             panels: scratch.bytes(panels),
             ints: scratch.bytes(ints),
-            scales: scratch.floats(scales / 4),
             rows: scratch.floats(rows / 4),
             scores: scratch.floats(scores / 4),
         };
@@ -278,8 +275,7 @@ impl FewRows {
         // panel has TILE rows of `stride` numbers, scores TILE numbers for every query.
         unsafe {
             if a.quantized() {
-                let memory = (&mut *m.ints, &mut *m.scales);
-                k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, memory, scores);
+                k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, m.ints, scores);
             } else {
                 k.widen(a.k_ty, keys, n, k_dim, (panel, stride), false);
                 k.attn_scores((m.q, k_dim), (panel, stride), n, scores);

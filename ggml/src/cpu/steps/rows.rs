@@ -99,6 +99,7 @@ impl RowStep for StoreKv {
 fn encode(x: &Exec<'_>, ty: GgmlType, from: &[f32], to: &mut [u8]) {
     match ty {
         GgmlType::F16 => x.kernels.to_f16(from, to),
+        GgmlType::Q8_0 => x.kernels.to_q8_0(from, to),
         _ => {
             // The formats that a cache can have all have encoders, which the backend checks when it compiles.
             let _ = ty.format().encode(from, to);

@@ -145,10 +145,10 @@ proptest! {
                         let mut panels = vec![0f32; panel_bytes(queries, width).div_ceil(4)];
                         let panels: &mut [u8] = bytemuck::cast_slice_mut(&mut panels);
                         kernels.arrange_q8(q8.view().slice(first, queries), panels);
-                        let (mut ints, mut scales) = (vec![0; 16 * width], vec![0.0; 16 * width / 32]);
+                        let mut ints = vec![0; 16 * width];
                         let rows = (keys.bytes().as_ptr(), keys.row_bytes);
                         let q = (&*panels, queries, width);
-                        kernels.attn_scores_q8(q, rows, n, (&mut ints, &mut scales), out);
+                        kernels.attn_scores_q8(q, rows, n, &mut ints, out);
                     } else {
                         let k: Vec<f32> = (0..n).flat_map(|i| decoded(&keys, ty, i, width)).collect();
                         let q = &q[first * width..][..queries * width];

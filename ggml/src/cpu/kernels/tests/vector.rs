@@ -133,6 +133,24 @@ proptest! {
     }
 
     #[test]
+    fn q8_0_has_the_bits_of_its_encoder(seed: u64, blocks in 1usize..6, scale in -140f32..120.0, odd in 0usize..9) {
+        let mut rng = Random(seed);
+        let mut x: Vec<f32> = floats(&mut rng, blocks * 32).iter().map(|v| v * scale.exp2()).collect();
+        let special = [0.0, -0.0, f32::MIN_POSITIVE / 3.0, 1e-40, f32::INFINITY, f32::NAN, -f32::MAX, 0.5, 65504.0];
+        x[(seed % 32) as usize] = special[odd];
+        // Halves of a unit: 127 units are the largest.
+        let halves = (0..32).map(|i| (i as f32 - 15.5) * if i % 2 == 0 { 1.0 } else { -1.0 });
+        x.extend(halves.chain([127.0]).take(33).skip(1));
+        let mut expected = vec![0; x.len() / 32 * 34];
+        GgmlType::Q8_0.format().encode(&x, &mut expected).unwrap();
+        for kernels in available() {
+            let mut bytes = vec![0xee; expected.len()];
+            kernels.to_q8_0(&x, &mut bytes);
+            prop_assert_eq!(&bytes, &expected, "{:?}", kernels);
+        }
+    }
+
+    #[test]
     fn quantize_row_has_the_same_bits(seed: u64, blocks in 1usize..6, scale in -44f32..40.0, odd in 0usize..8) {
         let mut rng = Random(seed);
         for block in [32, 256] {
