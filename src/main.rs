@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod failure;
 mod input;
+mod loading;
 mod mode;
 mod model;
 mod output;

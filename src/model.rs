@@ -18,8 +18,10 @@ use models::{Engine, EngineOptions, MlaForm, Model, Session};
 use crate::cli::args::MlaArg;
 use crate::cli::settings::{Context, EngineSettings, Sampling, Source};
 use crate::failure::{Failure, Result};
+use crate::loading::Loading;
 use crate::size::Bytes;
 use crate::term::log;
+use crate::term::progress::Display;
 
 /// A loaded model.
 pub struct Loaded {
@@ -54,12 +56,15 @@ pub fn announce(source: &Source) {
     }
 }
 
-/// Loads a model.
+/// Loads a model and brings its weights into memory.
 ///
 /// # Errors
-/// If the file is bad or of an unknown architecture.
-pub fn load(source: &Source) -> Result<Loaded> {
-    from_gguf(open(source)?, source)
+/// If the file is bad or of an unknown architecture, or does not fit where it should go.
+pub fn load(source: &Source, loading: Loading, quiet: bool) -> Result<Loaded> {
+    let (start, display) = (Instant::now(), Display::of_stderr(quiet));
+    let loaded = from_gguf(loading.copied(open(source)?, display)?, source)?;
+    loading.fill(loaded.model.gguf(), display);
+    Ok(Loaded { time: start.elapsed(), ..loaded })
 }
 
 /// Makes a model of an open file.
@@ -255,6 +260,7 @@ mod bundled {
     use std::sync::Arc;
 
     use ggml_sys::gguf::Gguf;
+    use ggml_sys::tensor::Backing;
 
     use crate::failure::Result;
 
@@ -273,6 +279,8 @@ mod bundled {
             &FILE.0
         }
     }
+
+    impl Backing for Bytes {}
 
     pub fn open() -> Result<Gguf> {
         Ok(Gguf::from_bytes(Arc::new(Bytes), NAME)?)

@@ -1,16 +1,30 @@
 //! Zeroed memory on cache-line boundaries whose allocation can fail.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::io;
 use std::ptr::NonNull;
+
+use memmap2::MmapMut;
+
+use crate::tensor::Backing;
 
 /// A cache line, also the widest vector.
 pub const ALIGN: usize = 64;
+/// A few huge pages of the usual 2 MiB: less is not worth a map of its own.
+const HUGE: usize = 8 << 20;
 
 /// Owned zeroed bytes on a 64-byte boundary.
 pub struct AlignedBuf {
     ptr: NonNull<u8>,
-    layout: Layout,
     len: usize,
+    memory: Memory,
+}
+
+/// What gives the memory back.
+enum Memory {
+    Heap(Layout),
+    /// Held until it is dropped.
+    Map(#[cfg_attr(not(unix), allow(dead_code))] MmapMut),
 }
 
 // SAFETY: the buffer owns its memory like a `Box<[u8]>`.
@@ -24,7 +38,22 @@ impl AlignedBuf {
         let layout = Layout::from_size_align(len.max(1), ALIGN).ok()?;
         // SAFETY: the size of the layout is not zero.
         let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(AlignedBuf { ptr, layout, len })
+        Some(AlignedBuf { ptr, len, memory: Memory::Heap(layout) })
+    }
+
+    /// The same on huge pages where the system has them and they are worth it. Whole ones are committed when a byte of them
+    /// is written.
+    pub fn huge(len: usize) -> Option<Self> {
+        if len < HUGE {
+            return AlignedBuf::zeroed(len);
+        }
+        let mut map = MmapMut::map_anon(len).ok()?;
+        #[cfg(target_os = "linux")]
+        if let Err(e) = map.advise(memmap2::Advice::HugePage) {
+            log::debug!("no huge pages: {e}");
+        }
+        let ptr = NonNull::new(map.as_mut_ptr())?;
+        Some(AlignedBuf { ptr, len, memory: Memory::Map(map) })
     }
 
     /// The bytes.
@@ -51,9 +80,22 @@ impl AsRef<[u8]> for AlignedBuf {
     }
 }
 
+impl Backing for AlignedBuf {
+    fn lock(&self) -> io::Result<()> {
+        match &self.memory {
+            #[cfg(unix)]
+            Memory::Map(map) => map.lock(),
+            // Some megabytes at most.
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
+        if let Memory::Heap(layout) = self.memory {
+            // SAFETY: allocated in `zeroed` with this layout.
+            unsafe { dealloc(self.ptr.as_ptr(), layout) }
+        }
     }
 }

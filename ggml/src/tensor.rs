@@ -2,6 +2,7 @@
 //! memory map of a file.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -61,8 +62,25 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Whatever owns bytes: a memory map, a static array, a vector.
-pub type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
+/// What can own bytes: a memory map, memory of its own, a vector.
+pub trait Backing: AsRef<[u8]> + Send + Sync {
+    /// These bytes will be read in a moment: a map may have them fetched meanwhile.
+    fn will_need(&self, _range: Range<usize>) {}
+
+    /// Keeps the bytes from leaving memory.
+    ///
+    /// # Errors
+    /// If the process may not lock that much, or the system cannot.
+    fn lock(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Backing for Vec<u8> {}
+impl<const N: usize> Backing for [u8; N] {}
+
+/// Whatever owns bytes.
+pub type Owner = Arc<dyn Backing>;
 
 /// Immutable bytes shared by reference count: a range of an [`Owner`].
 #[derive(Clone)]
@@ -165,6 +183,17 @@ impl Tensor {
     pub fn row(&self, i: usize) -> &[u8] {
         let n = self.row_bytes();
         &self.bytes()[i * n..(i + 1) * n]
+    }
+
+    /// Tells the system that rows `rows`, counted over all matrices, will be read in a moment, so that it can fetch them
+    /// meanwhile if they are on a disk. Does nothing unless [`crate::gguf::Gguf::announce_reads`] asked for it.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn will_need(&self, rows: Range<usize>) {
+        let (n, at) = (self.row_bytes(), self.bytes.range.start);
+        assert!(rows.end <= self.shape.n_rows(), "rows beyond the tensor");
+        self.bytes.owner.will_need(at + rows.start * n..at + rows.end * n);
     }
 
     /// All values as F32, row-major. For small tensors (norms, biases) and tests.

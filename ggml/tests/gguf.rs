@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fathom_testing::fixtures;
 use fathom_testing::raw_gguf::{Raw, ty};
@@ -295,13 +296,38 @@ fn a_split_model_is_opened_by_any_of_its_shards() {
             assert_eq!((a.name(), a.ty(), a.shape()), (b.name(), b.ty(), b.shape()));
             assert!(a.bytes() == b.bytes(), "{}", a.name());
         }
-        // Hints reach whichever shard the bytes are in, and leave other memory alone.
+        // Hints reach whichever shard the rows are in.
         file.advise(Access::Random);
-        file.tensors().iter().for_each(|t| file.will_need(&t.bytes()[1..]));
-        file.will_need(b"elsewhere");
+        file.announce_reads(true);
+        file.tensors().iter().for_each(|t| t.will_need(0..t.shape().n_rows()));
         file.advise(Access::Sequential);
         file.advise(Access::Normal);
     }
+}
+
+#[test]
+fn a_file_is_the_same_in_the_page_cache_and_in_memory_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = split(dir.path(), 3);
+    let file = Gguf::open(&dir.path().join("m-00002-of-00003.gguf")).unwrap();
+    let done = AtomicUsize::new(0);
+    let progress = |n| _ = done.fetch_add(n, Ordering::Relaxed);
+    file.populate(&progress);
+    assert_eq!(done.swap(0, Ordering::Relaxed) as u64, file.size());
+    let (size, paths) = (file.size(), file.shards().iter().map(|s| s.path().to_owned()).collect::<Vec<_>>());
+    let own = file.into_memory(&progress).unwrap();
+    assert_eq!(done.into_inner() as u64, size);
+    assert_eq!(own.shards().iter().map(|s| s.path().to_owned()).collect::<Vec<_>>(), paths);
+    // Nothing of it hangs on the files any more.
+    for path in &paths {
+        std::fs::write(path, b"").unwrap();
+    }
+    for (a, b) in own.tensors().iter().zip(whole.tensors()) {
+        assert!(a.name() == b.name() && a.bytes() == b.bytes(), "{}", a.name());
+        a.will_need(0..a.shape().n_rows());
+    }
+    assert_eq!(own.tensors().len(), whole.tensors().len());
+    own.lock().unwrap();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a model takes of the machine's memory, and the context that fits.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ggml_sys::GgmlType;
 
@@ -59,12 +59,9 @@ impl MemoryPlan {
 /// Memory that processes can still be given: of the machine, or of the control group if that has less. `None` where that
 /// cannot be told.
 pub fn available() -> Option<u64> {
-    let machine = meminfo("MemAvailable:");
-    let group = group_limit().map(|limit| limit.saturating_sub(group_usage().unwrap_or(0)));
-    match (machine, group) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let in_groups = group_folders(&groups).filter_map(|folder| left_in(&folder));
+    meminfo("MemAvailable:").into_iter().chain(in_groups).min()
 }
 
 fn meminfo(key: &str) -> Option<u64> {
@@ -73,19 +70,33 @@ fn meminfo(key: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Limit of this process's control group (version 2, else 1).
-fn group_limit() -> Option<u64> {
-    number("/sys/fs/cgroup/memory.max").or_else(|| number("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+/// Folders of the control groups that bound this process by `/proc/self/cgroup`: its own and all above it, of version 2 or of
+/// version 1's controller of memory. In a container the mount may begin at its own group, which is then the last here.
+fn group_folders(groups: &str) -> impl Iterator<Item = PathBuf> {
+    let folder = |line: &str| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let root = match controllers {
+            "" => "/sys/fs/cgroup",
+            c if c.split(',').any(|c| c == "memory") => "/sys/fs/cgroup/memory",
+            _ => return None,
+        };
+        Some((PathBuf::from(root), path.trim_start_matches('/').to_owned()))
+    };
+    let found: Vec<_> = groups.lines().filter_map(folder).collect();
+    found
+        .into_iter()
+        .flat_map(|(root, path)| Path::new(&path).ancestors().map(|p| root.join(p)).collect::<Vec<_>>())
 }
 
-/// Memory that the group uses and could not give back: its page cache is not counted.
-fn group_usage() -> Option<u64> {
-    let text = std::fs::read_to_string("/sys/fs/cgroup/memory.stat").ok()?;
-    text.lines().find_map(|l| l.strip_prefix("anon "))?.trim().parse().ok()
-}
-
-fn number(path: &str) -> Option<u64> {
-    std::fs::read_to_string(Path::new(path)).ok()?.trim().parse().ok()
+/// What the limit of a control group leaves; its page cache, which it can give back, does not count as used.
+fn left_in(folder: &Path) -> Option<u64> {
+    let number = |file: &str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+    let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
+    let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let value = |key: &str| stat.lines().find_map(|l| l.strip_prefix(key)?.trim().parse::<u64>().ok());
+    let used = value("anon ").or_else(|| value("total_rss ")).unwrap_or(0);
+    Some(limit.saturating_sub(used))
 }
 
 #[cfg(test)]
@@ -109,5 +120,19 @@ mod tests {
         assert_eq!(plan(20 << 30, 8 << 30).default_context(), 10 * 1024);
         assert_eq!(plan(1 << 30, 400 << 30).default_context(), MIN_CONTEXT);
         assert_eq!(MemoryPlan { available: None, ..plan(0, 0) }.default_context(), 131_072);
+    }
+
+    #[test]
+    fn a_process_is_bound_by_its_groups_and_all_above_them() {
+        let folders = |text: &str| group_folders(text).map(|p| p.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(
+            folders("0::/user.slice/run-1.scope\n"),
+            ["/sys/fs/cgroup/user.slice/run-1.scope", "/sys/fs/cgroup/user.slice", "/sys/fs/cgroup/"]
+        );
+        assert_eq!(
+            folders("5:cpu,cpuacct:/a\n4:memory:/a\n1:name=systemd:/a\n"),
+            ["/sys/fs/cgroup/memory/a", "/sys/fs/cgroup/memory/"]
+        );
+        assert_eq!(folders("0::/\nnonsense\n"), ["/sys/fs/cgroup/"]);
     }
 }

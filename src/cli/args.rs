@@ -205,6 +205,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "FORM", default_value = "auto", hide_possible_values = true)]
     #[arg(help = "Form of DeepSeek's attention: auto, absorbed, naive")]
     pub mla: MlaArg,
+    #[command(flatten)]
+    pub loading: LoadingArgs,
     /// Layers to place on a GPU
     #[arg(long, value_name = "N", alias = "n-gpu-layers", allow_negative_numbers = true, hide = true)]
     pub gpu_layers: Option<String>,
@@ -214,6 +216,17 @@ pub struct EngineArgs {
     /// Keep the experts of the first N layers in host memory
     #[arg(long, value_name = "N", hide = true)]
     pub n_cpu_moe: Option<u32>,
+}
+
+/// How the file comes into memory.
+#[derive(Debug, Args)]
+pub struct LoadingArgs {
+    /// Read the file into memory of the process instead of mapping it
+    #[arg(long)]
+    pub no_mmap: bool,
+    /// Keep the weights from leaving memory
+    #[arg(long)]
+    pub mlock: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -478,6 +491,8 @@ pub struct BenchArgs {
     )]
     #[arg(help = "Form of DeepSeek's attention: auto, absorbed, naive")]
     pub mla: MlaArg,
+    #[command(flatten, next_help_heading = "Computation")]
+    pub loading: LoadingArgs,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,

@@ -9,6 +9,7 @@ use ggml_sys::GgmlType;
 use super::args::{EngineArgs, GenerationArgs, MlaArg, ModelArgs};
 use super::lookup::{self, Lookup};
 use crate::failure::{Failure, Result};
+use crate::loading::Loading;
 use crate::term::log;
 
 /// The variable that names the model to use where none is named.
@@ -109,6 +110,8 @@ pub struct EngineSettings {
     pub cache: (Option<GgmlType>, Option<GgmlType>),
     /// Form of multi-head latent attention.
     pub mla: MlaArg,
+    /// How the file comes into memory.
+    pub loading: Loading,
 }
 
 /// How long a context should be.
@@ -152,6 +155,7 @@ impl EngineSettings {
                 cache_type("--cache-type-v", args.cache_type_v.as_deref())?,
             ),
             mla: args.mla,
+            loading: Loading::new(&args.loading),
         })
     }
 }

@@ -65,7 +65,7 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Result<Outcome> {
     }
     let (source, material) = Material::read(&args.text, args.tokens.as_deref())?;
     model::announce(&source);
-    let loaded = model::load(&source)?;
+    let loaded = model::load(&source, settings.loading, quiet)?;
     let n_vocab = loaded.model.base().n_vocab;
     let tokens = material.tokens(&loaded.tokenizer, args.text.parse_special, n_vocab)?;
     let context = match settings.context {

@@ -44,8 +44,8 @@ pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Result<Outcome> {
     };
     let (source, material) = Material::read(&args.text, args.tokens.as_deref())?;
     model::announce(&source);
-    let loaded = model::load(&source)?;
-    let base = base.map(|path| model::load(&Source::Named(path))).transpose()?;
+    let loaded = model::load(&source, settings.loading, quiet)?;
+    let base = base.map(|path| model::load(&Source::Named(path), settings.loading, quiet)).transpose()?;
     if let Some(base) = &base {
         same_vocabulary(&loaded, base)?;
     }

@@ -27,7 +27,7 @@ pub fn run(args: RunArgs, chat: bool, colors: Colors, quiet: bool) -> Result<Out
     let task = Task::new(&args, &choice, chat)?;
     let settings = Settings { generation, engine, display: args.display, colors, quiet };
     model::announce(&choice.source);
-    let loaded = model::load(&choice.source)?;
+    let loaded = model::load(&choice.source, settings.engine.loading, quiet)?;
     match task {
         Task::Answer(prompt) => one_shot(&loaded, prompt, &settings),
         Task::Chat { first, single } => Chat::new(loaded, settings)?.talk(first, single),

@@ -3,6 +3,7 @@
 mod bench;
 mod commands;
 mod errors;
+mod loading;
 mod modes;
 mod streams;
 #[cfg(unix)]

@@ -24,6 +24,7 @@ mod error;
 mod lookalike;
 mod metadata;
 mod parse;
+mod residence;
 mod shards;
 mod value;
 mod writer;
@@ -43,6 +44,7 @@ pub use writer::{DataWriter, Layout, Writer};
 
 use crate::tensor::{Owner, Tensor};
 use parse::Parsed;
+use residence::FileMap;
 use shards::Split;
 
 /// The first bytes of every GGUF file.
@@ -70,7 +72,8 @@ pub struct Shard {
     version: u32,
     alignment: u64,
     data_start: u64,
-    map: Option<Arc<Mmap>>,
+    owner: Owner,
+    map: Option<Arc<FileMap>>,
 }
 
 impl Shard {
@@ -210,28 +213,14 @@ impl Gguf {
                 Access::Sequential => memmap2::Advice::Sequential,
                 Access::Random => memmap2::Advice::Random,
             };
-            hint(map.advise(advice));
+            hint(map.map.advise(advice));
         }
         #[cfg(not(unix))]
         let _ = access;
     }
 
-    /// Tells the operating system that `bytes`, a part of some tensor of this model, will be read
-    /// soon, so that it can start to fetch them. Bytes from elsewhere are ignored.
-    pub fn will_need(&self, bytes: &[u8]) {
-        #[cfg(unix)]
-        for map in self.maps() {
-            let start = (bytes.as_ptr() as usize).wrapping_sub(map.as_ptr() as usize);
-            if start.checked_add(bytes.len()).is_some_and(|end| end <= map.len()) {
-                hint(map.advise_range(memmap2::Advice::WillNeed, start, bytes.len()));
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = bytes;
-    }
-
-    #[cfg(unix)]
-    fn maps(&self) -> impl Iterator<Item = &Mmap> {
+    /// The files that are mapped.
+    fn maps(&self) -> impl Iterator<Item = &FileMap> {
         self.0.shards.iter().filter_map(|s| s.map.as_deref())
     }
 }
@@ -258,7 +247,7 @@ struct Part {
 }
 
 impl Part {
-    fn new(owner: Owner, path: &Path, map: Option<Arc<Mmap>>) -> Result<Self> {
+    fn new(owner: Owner, path: &Path, map: Option<Arc<FileMap>>) -> Result<Self> {
         let parsed = parse::parse(&owner, &display(path).into())?;
         let shard = Shard {
             path: path.into(),
@@ -266,6 +255,7 @@ impl Part {
             version: parsed.version,
             alignment: parsed.alignment,
             data_start: parsed.data_start,
+            owner,
             map,
         };
         Ok(Part { shard, parsed })
@@ -287,7 +277,7 @@ impl Part {
         // the module's documentation says what happens then. Nothing relies on two reads of a byte
         // being equal for memory safety: offsets into the map are checked by slicing each time.
         let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
-        let map = Arc::new(map);
+        let map = Arc::new(FileMap::new(map));
         Part::new(map.clone(), path, Some(map))
     }
 

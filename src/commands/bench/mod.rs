@@ -20,6 +20,7 @@ use models::{Engine, EngineOptions, MlaForm, Model, Session, Want};
 
 use crate::cli::args::BenchArgs;
 use crate::failure::{Failure, Outcome, Result};
+use crate::loading::Loading;
 use crate::size::Bytes;
 use crate::term::interrupt::Guard;
 use crate::term::progress::{self, Display, Progress, Unit};
@@ -42,7 +43,7 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Result<Outcome> {
         Display::Bar => Display::Bar,
         _ => Display::Nothing,
     };
-    let model = Arc::new(load(&settings.weights, display)?);
+    let model = Arc::new(load(&settings.weights, settings.loading, display)?);
     for config in &settings.configs {
         model::check_memory(&MemoryPlan::new(&model, config.cache.0, config.cache.1), settings.n_ctx())?;
     }
@@ -59,11 +60,13 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn load(weights: &Weights, display: Display) -> Result<Model> {
+fn load(weights: &Weights, loading: Loading, display: Display) -> Result<Model> {
     Ok(match weights {
         Weights::File(source) => {
             model::announce(source);
-            Model::load(model::open(source)?)?
+            let model = Model::load(loading.copied(model::open(source)?, display)?)?;
+            loading.fill(model.gguf(), display);
+            model
         }
         Weights::Random(shape, mix, layers) => random_model(shape, mix, *layers, display)?,
     })

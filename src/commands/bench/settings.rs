@@ -9,6 +9,7 @@ use models::shapes::{MIXES, Mix, ModelShape, SHAPES};
 use crate::cli::args::{BenchArgs, MlaArg};
 use crate::cli::settings::{self, Source};
 use crate::failure::{Failure, Result};
+use crate::loading::Loading;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,7 @@ pub struct BenchSettings {
     pub tests: Vec<Test>,
     pub repeats: usize,
     pub mla: MlaArg,
+    pub loading: Loading,
 }
 
 /// Where the weights come from.
@@ -112,7 +114,14 @@ impl BenchSettings {
             return Err(Failure::usage(what, "a larger -ub allows it"));
         }
         let weights = weights(args)?;
-        let settings = BenchSettings { weights, configs, tests, repeats: args.repetitions, mla: args.mla };
+        let settings = BenchSettings {
+            weights,
+            configs,
+            tests,
+            repeats: args.repetitions,
+            mla: args.mla,
+            loading: Loading::new(&args.loading),
+        };
         match u32::try_from(settings.n_ctx()) {
             Ok(_) => Ok(settings),
             Err(_) => Err(Failure::usage(
