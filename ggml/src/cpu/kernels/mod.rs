@@ -25,6 +25,8 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod attention;
+#[doc(hidden)]
+pub mod bench;
 mod dispatch;
 mod float;
 mod gemm;
