@@ -21,6 +21,8 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with VNNI: Cascade Lake, Ice Lake, Zen 4 and later.
     Avx512Vnni,
+    /// AVX-512 with VNNI and AMX: Sapphire Rapids and later, under Linux.
+    Amx,
     /// NEON: any 64-bit ARM.
     Neon,
     /// NEON with dot products of bytes: Cortex-A76, Neoverse N1, Apple's and later.
@@ -29,8 +31,16 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, on whatever architecture, the least capable first.
-    pub const ALL: &'static [Isa] =
-        &[Isa::Scalar, Isa::Avx2, Isa::Avx2Vnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDot];
+    pub const ALL: &'static [Isa] = &[
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::Avx2Vnni,
+        Isa::Avx512,
+        Isa::Avx512Vnni,
+        Isa::Amx,
+        Isa::Neon,
+        Isa::NeonDot,
+    ];
 
     /// Its name in `FATHOM_CPU`.
     pub fn name(self) -> &'static str {
@@ -40,6 +50,7 @@ impl Isa {
             Isa::Avx2Vnni => "avx2vnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
             Isa::NeonDot => "neondot",
         }
@@ -58,6 +69,8 @@ pub(super) enum Machine {
     Avx512(x86::avx512::Avx512<x86::avx512::Words>),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(x86::avx512::Avx512<x86::avx512::Vnni>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(x86::avx512::Avx512<x86::amx::Tiles>),
     #[cfg(target_arch = "aarch64")]
     Neon(aarch64::Neon<aarch64::Words>),
     #[cfg(target_arch = "aarch64")]
@@ -76,6 +89,8 @@ impl Machine {
             Isa::Avx512 => x86::avx512::Avx512::<x86::avx512::Words>::detect().map(Machine::Avx512),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => x86::avx512::Avx512::<x86::avx512::Vnni>::detect().map(Machine::Avx512Vnni),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => x86::avx512::Avx512::<x86::amx::Tiles>::detect().map(Machine::Amx),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => aarch64::Neon::<aarch64::Words>::detect().map(Machine::Neon),
             #[cfg(target_arch = "aarch64")]
@@ -172,6 +187,8 @@ macro_rules! with_isa {
             Machine::Avx512($s) => $body,
             #[cfg(target_arch = "x86_64")]
             Machine::Avx512Vnni($s) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Amx($s) => $body,
             #[cfg(target_arch = "aarch64")]
             Machine::Neon($s) => $body,
             #[cfg(target_arch = "aarch64")]

@@ -28,11 +28,10 @@ use crate::act::SUM;
 /// Rows of a panel.
 const ROWS: usize = 16;
 
-/// Activation rows that share an unpacking, and bytes of theirs that should stay in the second-level cache: one
-/// page of each row.
+/// Activation rows that share an unpacking.
 const TOKENS: usize = 256;
-/// See [`TOKENS`].
-const CACHED: usize = 4096 * TOKENS;
+/// Bytes of activations that should stay in the second-level cache.
+const CACHED: usize = 1 << 20;
 
 /// 256 elements of 16 rows.
 #[derive(Clone, Copy)]
@@ -55,25 +54,34 @@ pub(super) fn gemm<S: Simd, W: Weights<S>>(s: S, w: W, sub: usize, args: &Args<'
 
 /// The product in tiles of `V` panels.
 fn tiles<S: Simd, W: Weights<S>, const V: usize>(s: S, w: W, sub: usize, args: &Args<'_>) {
-    let steps = args.x.k.div_ceil(STEP);
     let mut panels = [Panel::ZERO; V];
-    for first in (0..args.x.rows).step_by(TOKENS) {
+    walk(args, TOKENS, V * ROWS, |args, row, step| {
+        for (v, panel) in panels.iter_mut().enumerate() {
+            let first = row + v * ROWS;
+            if first < args.n_w {
+                s.vectorize(Build { w, args, first, step, panel });
+            }
+        }
+        sweep::<S, W, V>(s, sub, Tile { args, panels: &panels, row, step });
+    });
+}
+
+/// Calls `f` for every tile of `n` rows of weights and every step, the steps of a row in order: with the activation
+/// rows, at most `tokens`, the first row of weights and the step. As many steps follow each other as the second-level cache
+/// holds activations for.
+pub(super) fn walk(args: &Args<'_>, tokens: usize, n: usize, mut f: impl FnMut(&Args<'_>, usize, usize)) {
+    let steps = args.x.k.div_ceil(STEP);
+    for first in (0..args.x.rows).step_by(tokens) {
         let args = Args {
-            x: args.x.slice(first, TOKENS.min(args.x.rows - first)),
+            x: args.x.slice(first, tokens.min(args.x.rows - first)),
             y: args.y.wrapping_add(first * args.y_stride),
             ..*args
         };
         let pass = (CACHED / STEP / args.x.rows).max(1);
         for begin in (0..steps).step_by(pass) {
-            for row in (0..args.n_w).step_by(V * ROWS) {
+            for row in (0..args.n_w).step_by(n) {
                 for step in begin..steps.min(begin + pass) {
-                    for (v, panel) in panels.iter_mut().enumerate() {
-                        let first = row + v * ROWS;
-                        if first < args.n_w {
-                            s.vectorize(Build { w, args: &args, first, step, panel });
-                        }
-                    }
-                    sweep::<S, W, V>(s, sub, Tile { args: &args, panels: &panels, row, step });
+                    f(&args, row, step);
                 }
             }
         }
@@ -121,18 +129,15 @@ impl<S: Simd, W: Weights<S>> Kernel<S> for Build<'_, W> {
             for r in 0..ROWS {
                 let row = (self.first + r).min(a.n_w - 1);
                 let p = a.w.add(row * a.row_bytes + self.step * self.w.step_bytes());
-                // The next step of this row, which the machine does not foresee between 16 streams.
-                for line in 0..self.w.step_bytes().div_ceil(64) {
-                    s.prefetch(p.wrapping_add(self.w.step_bytes() + 64 * line));
-                }
+                prefetch_step(s, self.w, p);
                 let w = self.w.step(s, p, n);
                 for part in 0..4 {
                     let q = if S::BIASED && !W::MIN { s.xor(w.q[part], 0x80) } else { w.q[part] };
                     s.store_q(rows.q[r].as_mut_ptr().add(64 * part), q);
                 }
-                s.store(rows.scale[r].as_mut_ptr(), w.scale);
+                s.store(rows.scale[r].as_mut_ptr(), w.scales::<W>(s));
                 if W::MIN {
-                    s.store(rows.min[r].as_mut_ptr(), w.min);
+                    s.store(rows.min[r].as_mut_ptr(), w.mins::<W>(s));
                 }
             }
             for part in 0..4 {
@@ -144,6 +149,14 @@ impl<S: Simd, W: Weights<S>> Kernel<S> for Build<'_, W> {
                 s.transpose(rows.min.as_ptr().cast(), 64, self.panel.min.as_mut_ptr().cast());
             }
         }
+    }
+}
+
+/// Asks for the step after the one at `p`, which the machine does not foresee between 16 streams.
+#[inline(always)]
+pub(super) fn prefetch_step<S: Simd, W: Weights<S>>(s: S, w: W, p: *const u8) {
+    for line in 0..w.step_bytes().div_ceil(64) {
+        s.prefetch(p.wrapping_add(w.step_bytes() + 64 * line));
     }
 }
 

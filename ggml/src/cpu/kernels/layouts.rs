@@ -39,6 +39,7 @@ pub(super) struct Of32<T>(pub T);
 impl<S: Decode, T: Block32> Weights<S> for Of32<T> {
     const MIN: bool = T::MIN;
     const ACT: usize = 32;
+    const SUPER: bool = false;
 
     #[inline(always)]
     fn step_bytes(self) -> usize {
@@ -61,6 +62,8 @@ impl<S: Decode, T: Block32> Weights<S> for Of32<T> {
                 ],
                 scale: s.dup_f16(gather::<T>(p, blocks)),
                 min: if T::MIN { s.dup_f16(gather::<T>(p.add(2), blocks)) } else { s.splat(0.0) },
+                d: s.splat(1.0),
+                dmin: s.splat(1.0),
             }
         }
     }
@@ -205,6 +208,7 @@ pub(super) struct Of256<T>(pub T);
 impl<S: Decode, T: Block256> Weights<S> for Of256<T> {
     const MIN: bool = T::MIN;
     const ACT: usize = 256;
+    const SUPER: bool = true;
 
     #[inline(always)]
     fn step_bytes(self) -> usize {
@@ -242,8 +246,10 @@ impl Block256 for Q2_K {
                     s.load_shifted(second, [0, 2], 3),
                     s.load_shifted(second, [4, 6], 3),
                 ],
-                scale: s.mul(d, s.widen_i8(a & LOW, b & LOW)),
-                min: s.mul(dmin, s.widen_i8(a >> 4 & LOW, b >> 4 & LOW)),
+                scale: s.widen_i8(a & LOW, b & LOW),
+                min: s.widen_i8(a >> 4 & LOW, b >> 4 & LOW),
+                d,
+                dmin,
             }
         }
     }
@@ -269,16 +275,13 @@ impl Block256 for Q3_K {
             let scales =
                 s.widen_i8(low & LOW | pair(high << 4, high << 2), low >> 4 & LOW | pair(high, high >> 2));
             let (d, qs) = (s.splat_f16(read(p.add(108))), p.add(32));
-            Step {
-                q: [
-                    three_bits(s, qs, [0, 2], p, [-2, -1]),
-                    three_bits(s, qs, [4, 6], p, [0, 1]),
-                    three_bits(s, qs.add(32), [0, 2], p, [2, 3]),
-                    three_bits(s, qs.add(32), [4, 6], p, [4, 5]),
-                ],
-                scale: s.mul(d, s.sub(scales, s.splat(32.0))),
-                min: s.splat(0.0),
-            }
+            let q = [
+                three_bits(s, qs, [0, 2], p, [-2, -1]),
+                three_bits(s, qs, [4, 6], p, [0, 1]),
+                three_bits(s, qs.add(32), [0, 2], p, [2, 3]),
+                three_bits(s, qs.add(32), [4, 6], p, [4, 5]),
+            ];
+            Step::without_min(s, q, s.sub(scales, s.splat(32.0)), d)
         }
     }
 }
@@ -299,12 +302,12 @@ unsafe fn three_bits<S: Decode>(
     unsafe { s.sub_bytes(s.or(s.load_shifted(qs, right, 3), s.load_shifted(high, third, 4)), 4) }
 }
 
-/// Scales and minimums of Q4_K and Q5_K: two F16 and 12 bytes at `p`.
+/// A step of Q4_K or Q5_K: two F16 and 12 bytes at `p` are its scales and minimums.
 ///
 /// # Safety
 /// `p` is valid for reads of 16 bytes.
 #[inline(always)]
-unsafe fn scales_and_mins<S: Decode>(s: S, p: *const u8) -> (S::F, S::F) {
+unsafe fn with_scales_and_mins<S: Decode>(s: S, p: *const u8, q: [S::Q; 4]) -> Step<S> {
     const SIX: u32 = 0x3f3f_3f3f;
     const LOW: u32 = 0x0f0f_0f0f;
     const HIGH: u32 = 0x3030_3030;
@@ -314,7 +317,7 @@ unsafe fn scales_and_mins<S: Decode>(s: S, p: *const u8) -> (S::F, S::F) {
         let (a, b, c): (u32, u32, u32) = (read(p.add(4)), read(p.add(8)), read(p.add(12)));
         let scales = u64::from(a & SIX) | u64::from(c & LOW | a >> 2 & HIGH) << 32;
         let mins = u64::from(b & SIX) | u64::from(c >> 4 & LOW | b >> 2 & HIGH) << 32;
-        (s.mul(d, s.dup_i8(scales)), s.mul(dmin, s.dup_i8(mins)))
+        Step { q, scale: s.dup_i8(scales), min: s.dup_i8(mins), d, dmin }
     }
 }
 
@@ -330,14 +333,13 @@ impl Block256 for Q4_K {
     unsafe fn block<S: Decode>(s: S, p: *const u8) -> Step<S> {
         // SAFETY: every offset is within the block.
         unsafe {
-            let (scale, min) = scales_and_mins(s, p);
             let q = [
                 s.load_shifted(p.add(16), [0, 4], 15),
                 s.load_shifted(p.add(48), [0, 4], 15),
                 s.load_shifted(p.add(80), [0, 4], 15),
                 s.load_shifted(p.add(112), [0, 4], 15),
             ];
-            Step { q, scale, min }
+            with_scales_and_mins(s, p, q)
         }
     }
 }
@@ -354,14 +356,13 @@ impl Block256 for Q5_K {
     unsafe fn block<S: Decode>(s: S, p: *const u8) -> Step<S> {
         // SAFETY: every offset is within the block.
         unsafe {
-            let (scale, min) = scales_and_mins(s, p);
             let mut q = [s.load_q(p); 4];
             for i in 0..4 {
                 let low = s.load_shifted(p.add(48 + 32 * i), [0, 4], 15);
                 let bit = 2 * i as i32 - 4;
                 q[i] = s.or(low, s.load_shifted(p.add(16), [bit, bit + 1], 16));
             }
-            Step { q, scale, min }
+            with_scales_and_mins(s, p, q)
         }
     }
 }
@@ -380,16 +381,13 @@ impl Block256 for Q6_K {
         unsafe {
             let (a, b) = (s.load_q(p), s.load_q(p.add(64)));
             let (high_a, high_b) = (p.add(128), p.add(160));
-            Step {
-                q: [
-                    six_bits(s, s.and(a, 15), high_a, [-4, -2]),
-                    six_bits(s, s.high_nibbles(a), high_a, [0, 2]),
-                    six_bits(s, s.and(b, 15), high_b, [-4, -2]),
-                    six_bits(s, s.high_nibbles(b), high_b, [0, 2]),
-                ],
-                scale: s.mul(s.splat_f16(read(p.add(208))), s.load_i8(p.add(192).cast())),
-                min: s.splat(0.0),
-            }
+            let q = [
+                six_bits(s, s.and(a, 15), high_a, [-4, -2]),
+                six_bits(s, s.high_nibbles(a), high_a, [0, 2]),
+                six_bits(s, s.and(b, 15), high_b, [-4, -2]),
+                six_bits(s, s.high_nibbles(b), high_b, [0, 2]),
+            ];
+            Step::without_min(s, q, s.load_i8(p.add(192).cast()), s.splat_f16(read(p.add(208))))
         }
     }
 }
@@ -437,7 +435,7 @@ impl Block256 for IQ4_XS {
                 let qs = p.add(8 + 32 * i);
                 q[i] = s.lookup(&IQ4_VALUES, s.load_nibbles(qs, qs.add(16)));
             }
-            Step { q, scale: s.mul(s.splat_f16(read(p)), scales), min: s.splat(0.0) }
+            Step::without_min(s, q, scales, s.splat_f16(read(p)))
         }
     }
 }

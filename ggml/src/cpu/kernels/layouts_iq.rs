@@ -45,10 +45,10 @@ fn fill(bits: u64) -> u64 {
     ((alone + 0x7f7f_7f7f_7f7f_7f7f) >> 7 & ONES) * 255
 }
 
-/// Scales d·(s + ½)·`unit`, with s in 16 lanes.
+/// A step with scales (s + ½)·d·`unit` = (2s + 1)·(d·`unit`/2), with the codes 2s + 1 in `odd`.
 #[inline(always)]
-fn half_steps<S: Decode>(s: S, d: u16, codes: S::F, unit: f32) -> S::F {
-    s.mul(s.mul(s.splat_f16(d), s.add(codes, s.splat(0.5))), s.splat(unit))
+fn with_odd_scales<S: Decode>(s: S, q: [S::Q; 4], d: u16, odd: S::F, unit: f32) -> Step<S> {
+    Step::without_min(s, q, odd, s.mul(s.splat_f16(d), s.splat(unit / 2.0)))
 }
 
 /// See [`crate::format`].
@@ -80,7 +80,7 @@ impl Block256 for IQ2_XXS {
                 }
                 q[part] = s.negate(s.from_words(points), signs);
             }
-            Step { q, scale: half_steps(s, read(p), s.dup_i8(scales), 0.25), min: s.splat(0.0) }
+            with_odd_scales(s, q, read(p), s.dup_i8(2 * scales + ONES), 0.25)
         }
     }
 }
@@ -112,8 +112,8 @@ impl Block256 for IQ2_XS {
                 }
                 q[part] = s.negate(s.from_words(points), signs);
             }
-            let scales = s.widen_i8(nibbles(read(p.add(66))), nibbles(read(p.add(70))));
-            Step { q, scale: half_steps(s, read(p), scales, 0.25), min: s.splat(0.0) }
+            let odd = |at| 2 * nibbles(read(p.add(at))) + ONES;
+            with_odd_scales(s, q, read(p), s.widen_i8(odd(66), odd(70)), 0.25)
         }
     }
 }
@@ -141,8 +141,8 @@ impl Block256 for IQ2_S {
                 }
                 q[part] = s.negate(s.from_words(points), read(p.add(34 + 8 * part)));
             }
-            let scales = s.widen_i8(nibbles(read(p.add(74))), nibbles(read(p.add(78))));
-            Step { q, scale: half_steps(s, read(p), scales, 0.25), min: s.splat(0.0) }
+            let odd = |at| 2 * nibbles(read(p.add(at))) + ONES;
+            with_odd_scales(s, q, read(p), s.widen_i8(odd(74), odd(78)), 0.25)
         }
     }
 }
@@ -173,7 +173,7 @@ impl Block256 for IQ3_XXS {
                 scales |= u64::from(a >> 28 | b >> 28 << 8) << (16 * part);
                 q[part] = s.negate(s.from_words(points), signs);
             }
-            Step { q, scale: half_steps(s, read(p), s.dup_i8(scales), 0.5), min: s.splat(0.0) }
+            with_odd_scales(s, q, read(p), s.dup_i8(2 * scales + ONES), 0.5)
         }
     }
 }
@@ -203,7 +203,7 @@ impl Block256 for IQ3_S {
                 q[part] = s.negate(s.from_words(points), read(p.add(74 + 8 * part)));
             }
             let scales = s.dup_i8(2 * nibbles(read(p.add(106))) + ONES);
-            Step { q, scale: s.mul(s.splat_f16(read(p)), scales), min: s.splat(0.0) }
+            with_odd_scales(s, q, read(p), scales, 2.0)
         }
     }
 }
@@ -212,12 +212,6 @@ impl Block256 for IQ3_S {
 #[inline(always)]
 fn shifted<S: Decode>(s: S, points: [u64; 8], minus: u64) -> S::Q {
     s.add_bytes(s.sub_bytes(s.from_words(points), 0xff), s.expand_bits(minus, 0xfe))
-}
-
-/// Scales d·(2s + 1)/8, with 2s + 1 in 16 lanes.
-#[inline(always)]
-fn eighths<S: Decode>(s: S, d: u16, odd: S::F) -> S::F {
-    s.mul(s.mul(s.splat_f16(d), odd), s.splat(0.125))
 }
 
 /// See [`crate::format`].
@@ -247,7 +241,7 @@ impl Block256 for IQ1_S {
                 let scale = |half: usize| u64::from(high[half] >> 12 & 7) << (8 * half);
                 scales |= (scale(0) | scale(1)) << (16 * part);
             }
-            Step { q, scale: eighths(s, read(p), s.dup_i8(2 * scales + ONES)), min: s.splat(0.0) }
+            with_odd_scales(s, q, read(p), s.dup_i8(2 * scales + ONES), 0.25)
         }
     }
 }
@@ -284,7 +278,7 @@ impl Block256 for IQ1_M {
             }
             let d = words >> 12 & 0xf | words >> 24 & 0xf0 | words >> 36 & 0xf00 | words >> 48 & 0xf000;
             let odd = s.widen_i8(2 * scales[0] + ONES, 2 * scales[1] + ONES);
-            Step { q, scale: eighths(s, d as u16, odd), min: s.splat(0.0) }
+            with_odd_scales(s, q, d as u16, odd, 0.25)
         }
     }
 }

@@ -17,7 +17,6 @@
 //! at most `(k / 256 + 12) · ε · T`: a scale is rounded when it is made (2), a step adds at
 //! most 5 numbers and scales the sum (6), the steps are added (k / 256), then 16 lanes (4).
 
-use super::gemm::gemm;
 use super::simd::{Decode, Kernel, Simd};
 use crate::act::{Q8Rows, SUM};
 use crate::format::{Blocks, Format, GgmlType, Kind, Unpacked};
@@ -48,10 +47,34 @@ pub(super) struct Args<'a> {
 pub(super) struct Step<S: Simd> {
     /// The integers in order.
     pub q: [S::Q; 4],
-    /// A scale per 16 elements.
+    /// A scale per 16 elements, before it is multiplied by `d`.
     pub scale: S::F,
-    /// A minimum per 16 elements; unused unless [`Weights::MIN`].
+    /// A minimum per 16 elements, before it is multiplied by `dmin`; unused unless [`Weights::MIN`].
     pub min: S::F,
+    /// What all scales of a super-block have in common; unused unless [`Weights::SUPER`].
+    pub d: S::F,
+    /// The same of the minimums.
+    pub dmin: S::F,
+}
+
+impl<S: Simd> Step<S> {
+    /// A step of a super-block without minimums.
+    #[inline(always)]
+    pub fn without_min(s: S, q: [S::Q; 4], scale: S::F, d: S::F) -> Self {
+        Step { q, scale, min: s.splat(0.0), d, dmin: s.splat(0.0) }
+    }
+
+    /// The scales as the format defines them.
+    #[inline(always)]
+    pub fn scales<W: Weights<S>>(&self, s: S) -> S::F {
+        if W::SUPER { s.mul(self.d, self.scale) } else { self.scale }
+    }
+
+    /// The minimums as the format defines them.
+    #[inline(always)]
+    pub fn mins<W: Weights<S>>(&self, s: S) -> S::F {
+        if W::SUPER { s.mul(self.dmin, self.min) } else { self.min }
+    }
 }
 
 /// A format as these kernels see it.
@@ -60,6 +83,9 @@ pub(super) trait Weights<S: Simd>: Copy {
     const MIN: bool;
     /// Elements of the activations that share a scale: 32 or 256.
     const ACT: usize;
+    /// Whether a step is a super-block: its scales and minimums are integers times a common number, small enough that
+    /// those times the elements are within ±32,767, and the minimums within 0..=63.
+    const SUPER: bool;
 
     /// Bytes of 256 elements.
     fn step_bytes(self) -> usize;
@@ -118,7 +144,7 @@ unsafe fn add_step<S: Simd, W: Weights<S>>(
     unsafe {
         let per_256 = W::ACT == STEP;
         let d = if per_256 { s.splat(d.read()) } else { s.load_dup8(d) };
-        let scale = if per_256 { w.scale } else { s.mul(w.scale, d) };
+        let scale = if per_256 { w.scales::<W>(s) } else { s.mul(w.scales::<W>(s), d) };
         let mut t = s.splat(0.0);
         for part in 0..4 {
             let x = x.add(64 * part);
@@ -127,7 +153,7 @@ unsafe fn add_step<S: Simd, W: Weights<S>>(
             t = if part == 0 { s.mul(dot, scale) } else { s.fma(dot, scale, t) };
         }
         if W::MIN {
-            let min = if per_256 { w.min } else { s.mul(w.min, d) };
+            let min = if per_256 { w.mins::<W>(s) } else { s.mul(w.mins::<W>(s), d) };
             t = s.fma(s.load_i16(sums), min, t);
         }
         if per_256 { s.fma(t, d, acc) } else { s.add(acc, t) }
@@ -220,6 +246,7 @@ pub(super) struct Generic<const ACT: usize, const MIN: bool> {
 impl<S: Simd, const ACT: usize, const MIN: bool> Weights<S> for Generic<ACT, MIN> {
     const MIN: bool = MIN;
     const ACT: usize = ACT;
+    const SUPER: bool = false;
 
     #[inline(always)]
     fn step_bytes(self) -> usize {
@@ -239,6 +266,8 @@ impl<S: Simd, const ACT: usize, const MIN: bool> Weights<S> for Generic<ACT, MIN
                 q: [s.load_q(qs), s.load_q(qs.add(64)), s.load_q(qs.add(128)), s.load_q(qs.add(192))],
                 scale: s.load(step.scale.as_ptr()),
                 min: s.load(step.min.as_ptr()),
+                d: s.splat(1.0),
+                dmin: s.splat(1.0),
             }
         }
     }
@@ -302,7 +331,7 @@ pub(super) fn tuned<S: Decode>(s: S, format: &'static Format, args: &Args<'_>, m
 /// All activation rows against weights with a scale per `sub` elements.
 fn rows<S: Simd, W: Weights<S>>(s: S, w: W, sub: usize, args: &Args<'_>, many: bool) {
     if many {
-        return gemm(s, w, sub, args);
+        return s.gemm(w, sub, args);
     }
     for first in (0..args.x.rows).step_by(PASS) {
         match args.x.rows - first {

@@ -10,7 +10,7 @@
 //! it is made once, where features are detected. Operations on registers are therefore safe; what
 //! dereferences a pointer is not.
 
-use super::matvec;
+use super::{gemm, matvec};
 use crate::format::Format;
 
 /// An algorithm that [`Simd::vectorize`] compiles for an instruction set.
@@ -40,6 +40,11 @@ pub(super) trait Simd: Copy {
 
     /// Activation rows against weights of any quantized format: few rows, or `many`.
     fn product(self, format: &'static Format, args: &matvec::Args<'_>, many: bool);
+
+    /// Many activation rows against weights with a scale per `sub` elements.
+    fn gemm<W: matvec::Weights<Self>>(self, w: W, sub: usize, args: &matvec::Args<'_>) {
+        gemm::gemm(self, w, sub, args);
+    }
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;

@@ -128,6 +128,11 @@ fn matvec(kernels: &Kernels, format: &Format, w: &Weights, x: Q8Rows<'_>, stride
     y
 }
 
+/// Whether the sums of a prompt are integers over whole super-blocks, which rounds less and gives other bits.
+fn own_sums(kernels: &Kernels, format: &Format) -> bool {
+    kernels.isa() == Isa::Amx && format.act() == ActFormat::Q8x256 && format.name[..2] != *"TQ"
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -181,18 +186,26 @@ proptest! {
                 run(kernels, w.bytes(), w.row_bytes, n_w, x.view(), &mut y);
                 y
             };
-            let truth = all(available().next().unwrap());
-            for r in 0..n_w {
-                for t in 0..rows {
-                    let (sum, terms) = exact(format, w.row(r), x.view().row(t));
-                    let error = (f64::from(truth[t * stride + r]) - sum).abs();
-                    let bound = (k as f64 / 256.0 + 36.0) * f64::from(f32::EPSILON) * terms;
-                    prop_assert!(error <= bound, "{}: row {r}, token {t}: {error} > {bound}", format.name);
+            let within_bound = |y: &[f32]| {
+                for r in 0..n_w {
+                    for t in 0..rows {
+                        let (sum, terms) = exact(format, w.row(r), x.view().row(t));
+                        let error = (f64::from(y[t * stride + r]) - sum).abs();
+                        let bound = (k as f64 / 256.0 + 36.0) * f64::from(f32::EPSILON) * terms;
+                        prop_assert!(error <= bound, "{}: row {r}, token {t}: {error} > {bound}", format.name);
+                    }
                 }
-            }
+                Ok(())
+            };
+            let scalar = all(available().next().unwrap());
+            within_bound(&scalar)?;
             let (row, token) = (cut % n_w, cut % rows);
             for kernels in available() {
-                prop_assert_eq!(bits(&all(kernels)), bits(&truth), "{} on {:?}", format.name, kernels);
+                let truth = all(kernels);
+                match own_sums(kernels, format) {
+                    true => within_bound(&truth)?,
+                    false => prop_assert_eq!(bits(&truth), bits(&scalar), "{} on {:?}", format.name, kernels),
+                }
                 // In four parts.
                 let mut y = vec![f32::NAN; rows * stride];
                 for (t, n_t) in [(0, token), (token, rows - token)] {

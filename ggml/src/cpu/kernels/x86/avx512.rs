@@ -3,13 +3,13 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::matvec;
 use super::super::simd::{Decode, Kernel, Simd};
+use super::super::{gemm, matvec};
 use crate::format::Format;
 
 /// AVX-512 F, BW, DQ and VL, with a way to multiply bytes.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx512<M>(PhantomData<M>);
+pub(in super::super) struct Avx512<M>(pub(super) PhantomData<M>);
 
 /// How bytes are multiplied and added, and with which features that is compiled.
 pub(in super::super) trait Multiply: Copy {
@@ -28,6 +28,11 @@ pub(in super::super) trait Multiply: Copy {
     /// # Safety
     /// The machine has the features.
     unsafe fn mac(acc: __m512i, w: __m512i, x: __m512i) -> __m512i;
+
+    /// See [`Simd::gemm`].
+    fn gemm<W: matvec::Weights<Avx512<Self>>>(s: Avx512<Self>, w: W, sub: usize, args: &matvec::Args<'_>) {
+        gemm::gemm(s, w, sub, args);
+    }
 }
 
 /// Through words. A pair of products is at most 2 · 128 · 127 = 32,512: no saturation.
@@ -140,6 +145,10 @@ impl<M: Multiply> Simd for Avx512<M> {
 
     fn product(self, format: &'static Format, args: &matvec::Args<'_>, many: bool) {
         matvec::tuned(self, format, args, many);
+    }
+
+    fn gemm<W: matvec::Weights<Self>>(self, w: W, sub: usize, args: &matvec::Args<'_>) {
+        M::gemm(self, w, sub, args);
     }
 
     #[inline(always)]
