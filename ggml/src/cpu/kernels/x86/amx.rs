@@ -107,7 +107,10 @@ impl Multiply for Tiles {
 
     fn gemm<W: Weights<Amx>>(s: Amx, w: W, sub: usize, args: &Args<'_>) {
         if W::SUPER {
-            product::<SuperPanel, W>(s, w, args);
+            match sub {
+                16 => product::<SuperPanel<16>, W>(s, w, args),
+                _ => product::<SuperPanel<32>, W>(s, w, args),
+            }
         } else if W::ACT == 32 && sub == 32 {
             product::<Panel32, W>(s, w, args);
         } else {
@@ -137,7 +140,7 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// The shapes of the tiles: 0 to 3 are sums, 4 activations, 5 to 7 weights. Dropping it gives the registers back.
+/// The shapes of the tiles: 0 to 3 are sums, 4 and 5 activations, 6 and 7 weights. Dropping it gives the registers back.
 struct Shape {
     /// Elements of a row of activations that a multiplication takes.
     elements: usize,
@@ -147,16 +150,21 @@ struct Shape {
 
 impl Shape {
     /// Makes tiles ready for so many activation rows.
+    #[inline(always)]
     fn set_rows(&mut self, rows: usize) {
-        if rows == self.rows {
-            return;
+        if rows != self.rows {
+            self.configure(rows);
         }
+    }
+
+    #[cold]
+    fn configure(&mut self, rows: usize) {
         self.rows = rows;
         let mut c = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         c.row_bytes[..8].fill(64);
-        c.row_bytes[4] = self.elements as u16;
-        c.rows[..5].fill(rows as u8);
-        c.rows[5..8].fill((self.elements / 4) as u8);
+        c.row_bytes[4..6].fill(self.elements as u16);
+        c.rows[..6].fill(rows as u8);
+        c.rows[6..8].fill((self.elements / 4) as u8);
         // SAFETY: whoever made this has the proof that there are tiles; the configuration is one of theirs.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const c, options(nostack, preserves_flags, readonly)) };
     }
@@ -186,6 +194,7 @@ struct Group {
 
 impl Group {
     /// Rows from `first` on, as they lie.
+    #[inline(always)]
     fn new(args: &Args<'_>, first: usize, step: usize) -> Group {
         let x = &args.x;
         let at = first * x.k + step * STEP;
@@ -221,7 +230,24 @@ impl Group {
         }
     }
 
+    /// The sums of 32 activations each of all rows, as words.
+    ///
+    /// # Safety
+    /// The machine has AVX-512, and each row has 16 sums.
+    #[inline(always)]
+    unsafe fn add_pairs(&self, pairs: &mut [[i32; 4]; ROWS]) {
+        for (t, pairs) in pairs.iter_mut().enumerate() {
+            // SAFETY: 32 bytes of sums within ±2,032; 16 bytes of words.
+            unsafe {
+                let sums = _mm256_loadu_si256(self.row(t).1.cast());
+                let sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+                _mm_storeu_si128(pairs.as_mut_ptr().cast(), _mm256_cvtepi32_epi16(sums));
+            }
+        }
+    }
+
     /// Scales, one or eight of them, and sums of row `t`, or of the last one.
+    #[inline(always)]
     fn row(&self, t: usize) -> (*const f32, *const i16) {
         let t = t.min(self.n - 1);
         (self.d.wrapping_add(t * self.d_stride), self.sums.wrapping_add(t * self.sums_stride))
@@ -233,9 +259,6 @@ trait Panel<W: Weights<Amx>>: Copy {
     const ZERO: Self;
     /// Elements of an activation row that a multiplication takes.
     const ELEMENTS: usize;
-    /// The sums of a group with two panels.
-    type Out: Copy;
-    const NOTHING: Self::Out;
 
     /// Unpacks a step of 16 rows from `first` on, the last one again where there are fewer.
     ///
@@ -243,18 +266,62 @@ trait Panel<W: Weights<Amx>>: Copy {
     /// `first` is a row, `step` a step of it.
     unsafe fn build(&mut self, s: Amx, w: W, args: &Args<'_>, first: usize, step: usize);
 
-    /// The sums of a group of activation rows with two panels.
+    /// Multiplies both panels with all groups of activation rows and adds that to the results.
+    ///
+    /// Sums go through memory, two kilobytes that were stored a while ago while the next two are being computed: then
+    /// vectors and tiles work at the same time, and no load has the lower bits of the address of a store under way, for which
+    /// it would wait.
     ///
     /// # Safety
-    /// Tiles have the shape for [`Panel::ELEMENTS`] and the rows of the group.
-    unsafe fn multiply(panels: &[Self; 2], group: &Group, out: &mut Self::Out);
+    /// Of panels that have been built for this.
+    unsafe fn sweep(s: Amx, panels: &[Self; 2], sweep: &mut Sweep<'_>);
+}
 
-    /// Scales the sums of panel `v`, this one, and adds them to the results: 16 or `lanes` of them from `y` on for each row of
-    /// the group, `stride` apart. In the first step there is nothing to add to.
-    ///
-    /// # Safety
-    /// Those results are valid for reads and writes.
-    unsafe fn finish(&self, s: Amx, group: &Group, out: &Self::Out, v: usize, to: Results);
+/// All activation rows against one step of two panels.
+struct Sweep<'a> {
+    args: &'a Args<'a>,
+    /// First row of weights.
+    row: usize,
+    step: usize,
+    shape: &'a mut Shape,
+    /// The ends of rows that are no whole number of steps, of two groups in turn.
+    padded: &'a mut [[Padded; ROWS]; 2],
+    sums: &'a mut [[Sums; 2]; 2],
+    /// The sums of 32 activations each of two groups in turn.
+    pairs: &'a mut [[[i32; 4]; ROWS]; 2],
+}
+
+impl Sweep<'_> {
+    /// Groups times panels, those of a group one after the other.
+    #[inline(always)]
+    fn units(&self) -> usize {
+        2 * self.args.x.rows.div_ceil(ROWS)
+    }
+
+    /// The activations of a unit. Tiles have the shape for them.
+    #[inline(always)]
+    fn group(&mut self, unit: usize) -> Group {
+        let first = unit / 2 * ROWS;
+        let group = match (self.step + 1) * STEP <= self.args.x.k {
+            true => Group::new(self.args, first, self.step),
+            false => Group::rest(self.args, first, &mut self.padded[unit / 2 % 2]),
+        };
+        self.shape.set_rows(group.n);
+        group
+    }
+
+    /// Where the results of a unit go.
+    #[inline(always)]
+    fn results(&self, unit: usize) -> Results {
+        let a = self.args;
+        let row = self.row + unit % 2 * ROWS;
+        Results {
+            y: a.y.wrapping_add(unit / 2 * ROWS * a.y_stride + row),
+            stride: a.y_stride,
+            lanes: ROWS.min(a.n_w.saturating_sub(row)),
+            first_step: self.step == 0,
+        }
+    }
 }
 
 /// Where results go.
@@ -271,90 +338,54 @@ struct Results {
 }
 
 impl Results {
-    /// Replaces the results of row `t` by `f` of them.
+    /// Replaces the results of a row by `f` of them and goes on to the next.
     ///
     /// # Safety
     /// They are valid for reads and writes.
     #[inline(always)]
-    unsafe fn update(&self, s: Amx, t: usize, f: impl FnOnce(__m512) -> __m512) {
-        let y = self.y.wrapping_add(t * self.stride);
+    unsafe fn update(&mut self, s: Amx, f: impl FnOnce(__m512) -> __m512) {
         // SAFETY: the caller's promise; lanes beyond the results are not touched.
         unsafe {
-            if self.lanes == ROWS {
-                let before = if self.first_step { s.splat(0.0) } else { s.load(y) };
-                s.store(y, f(before));
-            } else {
-                let before = if self.first_step { s.splat(0.0) } else { s.load_first(y, self.lanes) };
-                s.store_first(y, self.lanes, f(before));
-            }
+            let before = if self.first_step { s.splat(0.0) } else { s.load_first(self.y, self.lanes) };
+            s.store_first(self.y, self.lanes, f(before));
         }
+        self.y = self.y.wrapping_add(self.stride);
     }
 }
 
 /// All activation rows against all weights, in panels of a kind.
 fn product<P: Panel<W>, W: Weights<Amx>>(s: Amx, w: W, args: &Args<'_>) {
     let mut shape = Shape { elements: P::ELEMENTS, rows: 0 };
-    let (mut panels, mut outs) = ([P::ZERO; 2], [P::NOTHING; 2]);
+    let mut panels = [P::ZERO; 2];
+    let mut padded = [[Padded::ZERO; ROWS]; 2];
+    let mut sums = [[Sums([[0; ROWS]; ROWS]); 2]; 2];
+    let mut pairs = [[[0; 4]; ROWS]; 2];
     gemm::walk(args, TOKENS, 2 * ROWS, |args, row, step| {
-        s.vectorize(Step { w, args, row, step, panels: &mut panels, outs: &mut outs, shape: &mut shape });
+        let (shape, padded) = (&mut shape, &mut padded);
+        let (sums, pairs) = (&mut sums, &mut pairs);
+        let sweep = Sweep { args, row, step, shape, padded, sums, pairs };
+        s.vectorize(Step { w, panels: &mut panels, sweep });
     });
 }
 
-/// All activation rows against one step of two panels of rows from `row` on.
-struct Step<'a, P: Panel<W>, W: Weights<Amx>> {
+/// A step of two panels: built, then run against all activation rows.
+struct Step<'a, P, W> {
     w: W,
-    args: &'a Args<'a>,
-    row: usize,
-    step: usize,
     panels: &'a mut [P; 2],
-    /// The sums of two groups, in turn.
-    outs: &'a mut [P::Out; 2],
-    shape: &'a mut Shape,
+    sweep: Sweep<'a>,
 }
 
 impl<P: Panel<W>, W: Weights<Amx>> Kernel<Amx> for Step<'_, P, W> {
     #[inline(always)]
     fn run(self, s: Amx) {
-        let Step { w, args, row, step, panels, outs, shape } = self;
-        // Written only for the last step of rows that are no whole number of steps.
-        let mut padded = [[Padded::ZERO; ROWS]; 2];
-        let rest = (step + 1) * STEP > args.x.k;
-        // SAFETY: whoever made `args` promised rows of weights and activations, and room for the results; tiles have the
-        // shape of the group whenever they are multiplied.
+        let Step { w, panels, mut sweep } = self;
+        let a = sweep.args;
+        // SAFETY: whoever made `args` promised rows of weights and activations, and room for the results.
         unsafe {
             for (v, panel) in panels.iter_mut().enumerate() {
-                panel.build(s, w, args, (row + v * ROWS).min(args.n_w - 1), step);
+                panel.build(s, w, a, (sweep.row + v * ROWS).min(a.n_w - 1), sweep.step);
             }
-            let mut before: Option<Group> = None;
-            let mut first = 0;
-            // The tiles of a group are multiplied while vectors scale the sums of the one before it.
-            loop {
-                let group = (first < args.x.rows).then(|| match rest {
-                    false => Group::new(args, first, step),
-                    true => Group::rest(args, first, &mut padded[first / ROWS % 2]),
-                });
-                if let Some(group) = &group {
-                    shape.set_rows(group.n);
-                    P::multiply(panels, group, &mut outs[first / ROWS % 2]);
-                }
-                if let Some(before) = &before {
-                    let at = first - ROWS;
-                    for (v, panel) in panels.iter().enumerate() {
-                        let to = Results {
-                            y: args.y.wrapping_add(at * args.y_stride + row + v * ROWS),
-                            stride: args.y_stride,
-                            lanes: ROWS.min(args.n_w.saturating_sub(row + v * ROWS)),
-                            first_step: step == 0,
-                        };
-                        panel.finish(s, before, &outs[at / ROWS % 2], v, to);
-                    }
-                }
-                if group.is_none() {
-                    break;
-                }
-                before = group;
-                first += ROWS;
-            }
+            P::sweep(s, panels, &mut sweep);
         }
     }
 }
@@ -362,15 +393,15 @@ impl<P: Panel<W>, W: Weights<Amx>> Kernel<Amx> for Step<'_, P, W> {
 /// Bytes from one row of a tile of sums or weights to the next.
 const LINE: usize = 64;
 
-/// A step of super-blocks.
+/// A step of super-blocks with a scale per `SUB` elements, 16 or 32.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct SuperPanel {
+struct SuperPanel<const SUB: usize> {
     /// Low bytes of element times scale, unsigned.
     low: [u8; STEP * ROWS],
     /// High bytes, signed.
     high: [u8; STEP * ROWS],
-    /// Minimums of two neighbouring sums.
+    /// Minimums of two neighbouring sub-blocks.
     min: [[[i16; 2]; ROWS]; STEP / SUM / 2],
     d: [f32; ROWS],
     dmin: [f32; ROWS],
@@ -384,7 +415,7 @@ struct Rows {
     codes: [[i16; 2 * STEP / SUM]; ROWS],
 }
 
-impl<W: Weights<Amx>> Panel<W> for SuperPanel {
+impl<W: Weights<Amx>, const SUB: usize> Panel<W> for SuperPanel<SUB> {
     const ZERO: Self = SuperPanel {
         low: [0; STEP * ROWS],
         high: [0; STEP * ROWS],
@@ -393,9 +424,6 @@ impl<W: Weights<Amx>> Panel<W> for SuperPanel {
         dmin: [0.0; ROWS],
     };
     const ELEMENTS: usize = 64;
-    /// Low and high sums with panel 0, then with panel 1.
-    type Out = [Sums; 4];
-    const NOTHING: [Sums; 4] = [Sums([[0; ROWS]; ROWS]); 4];
 
     #[inline(always)]
     unsafe fn build(&mut self, s: Amx, w: W, args: &Args<'_>, first: usize, step: usize) {
@@ -411,9 +439,15 @@ impl<W: Weights<Amx>> Panel<W> for SuperPanel {
                     s.store_q(rows.q[r].as_mut_ptr().add(64 * part), w.q[part]);
                 }
                 let codes = rows.codes[r].as_mut_ptr();
-                let words = |v| _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v));
-                _mm256_storeu_si256(codes.cast(), words(w.scale));
-                _mm256_storeu_si256(codes.add(STEP / SUM).cast(), words(w.min));
+                let (scale, min) = (_mm512_cvtps_epi32(w.scale), _mm512_cvtps_epi32(w.min));
+                _mm256_storeu_si256(codes.cast(), _mm512_cvtepi32_epi16(scale));
+                // A sub-block of 32 has two lanes.
+                let min = if SUB == 32 {
+                    _mm256_castsi128_si256(_mm512_cvtepi64_epi16(min))
+                } else {
+                    _mm512_cvtepi32_epi16(min)
+                };
+                _mm256_storeu_si256(codes.add(STEP / SUM).cast(), min);
                 self.d[r] = _mm512_cvtss_f32(w.d);
                 self.dmin[r] = _mm512_cvtss_f32(w.dmin);
             }
@@ -429,99 +463,121 @@ impl<W: Weights<Amx>> Panel<W> for SuperPanel {
     }
 
     #[inline(always)]
-    unsafe fn multiply(panels: &[Self; 2], group: &Group, out: &mut [Sums; 4]) {
-        const HIGH: usize = STEP * ROWS;
-        const NEXT: usize = size_of::<SuperPanel>();
-        // SAFETY: 64 bytes at each of four places of each row of the group; two panels; four tiles of sums.
+    unsafe fn sweep(s: Amx, panels: &[Self; 2], sweep: &mut Sweep<'_>) {
+        let mut before: Option<Group> = None;
+        for unit in 0..=sweep.units() {
+            let group = (unit < sweep.units()).then(|| sweep.group(unit));
+            // SAFETY: tiles have the shape for the group, and the group before has been multiplied.
+            unsafe {
+                if let Some(group) = &group {
+                    if W::MIN && SUB == 32 && unit % 2 == 0 {
+                        group.add_pairs(&mut sweep.pairs[unit / 2 % 2]);
+                    }
+                    panels[unit % 2].multiply(group, &mut sweep.sums[unit % 2]);
+                }
+                if let Some(before) = &before {
+                    let at = unit - 1;
+                    let sums = match SUB {
+                        32 => (sweep.pairs[at / 2 % 2].as_ptr().cast(), size_of::<[i32; 4]>()),
+                        _ => (before.sums.cast(), before.sums_stride * size_of::<i16>()),
+                    };
+                    panels[at % 2].finish::<W>(s, before, &sweep.sums[at % 2], sums, sweep.results(at));
+                }
+            }
+            before = group;
+        }
+    }
+}
+
+impl<const SUB: usize> SuperPanel<SUB> {
+    /// Low and high sums of a group of activation rows.
+    ///
+    /// # Safety
+    /// Tiles have the shape for 64 elements and the rows of the group.
+    #[inline(always)]
+    unsafe fn multiply(&self, group: &Group, out: &mut [Sums; 2]) {
+        // SAFETY: 64 bytes at each of four places of each row of the group; a panel; two tiles of sums.
         unsafe {
             asm!(
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "tilezero tmm0",
+                "tilezero tmm1",
                 "tileloadd tmm4, [{x} + {stride}]",
-                "tileloadd tmm5, [{w} + {line}]",
-                "tdpbsud tmm0, tmm4, tmm5",
-                "tileloadd tmm6, [{w} + {line} + {high}]",
-                "tdpbssd tmm1, tmm4, tmm6",
-                "tileloadd tmm7, [{w} + {line} + {next}]",
-                "tdpbsud tmm2, tmm4, tmm7",
-                "tileloadd tmm5, [{w} + {line} + {high} + {next}]",
-                "tdpbssd tmm3, tmm4, tmm5",
-                "tileloadd tmm4, [{x} + {stride} + 64]",
-                "tileloadd tmm6, [{w} + {line} + 1024]",
+                "tileloadd tmm6, [{w} + {line}]",
                 "tdpbsud tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{w} + {line} + {high} + 1024]",
+                "tileloadd tmm7, [{w} + {line} + {high}]",
                 "tdpbssd tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{w} + {line} + {next} + 1024]",
-                "tdpbsud tmm2, tmm4, tmm5",
-                "tileloadd tmm6, [{w} + {line} + {high} + {next} + 1024]",
-                "tdpbssd tmm3, tmm4, tmm6",
+                "tileloadd tmm5, [{x} + {stride} + 64]",
+                "tileloadd tmm6, [{w} + {line} + 1024]",
+                "tdpbsud tmm0, tmm5, tmm6",
+                "tileloadd tmm7, [{w} + {line} + {high} + 1024]",
+                "tdpbssd tmm1, tmm5, tmm7",
                 "tileloadd tmm4, [{x} + {stride} + 128]",
-                "tileloadd tmm7, [{w} + {line} + 2048]",
-                "tdpbsud tmm0, tmm4, tmm7",
-                "tileloadd tmm5, [{w} + {line} + {high} + 2048]",
-                "tdpbssd tmm1, tmm4, tmm5",
-                "tileloadd tmm6, [{w} + {line} + {next} + 2048]",
-                "tdpbsud tmm2, tmm4, tmm6",
-                "tileloadd tmm7, [{w} + {line} + {high} + {next} + 2048]",
-                "tdpbssd tmm3, tmm4, tmm7",
-                "tileloadd tmm4, [{x} + {stride} + 192]",
-                "tileloadd tmm5, [{w} + {line} + 3072]",
-                "tdpbsud tmm0, tmm4, tmm5",
-                "tileloadd tmm6, [{w} + {line} + {high} + 3072]",
-                "tdpbssd tmm1, tmm4, tmm6",
-                "tileloadd tmm7, [{w} + {line} + {next} + 3072]",
-                "tdpbsud tmm2, tmm4, tmm7",
-                "tileloadd tmm5, [{w} + {line} + {high} + {next} + 3072]",
-                "tdpbssd tmm3, tmm4, tmm5",
+                "tileloadd tmm6, [{w} + {line} + 2048]",
+                "tdpbsud tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{w} + {line} + {high} + 2048]",
+                "tdpbssd tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{x} + {stride} + 192]",
+                "tileloadd tmm6, [{w} + {line} + 3072]",
+                "tdpbsud tmm0, tmm5, tmm6",
+                "tileloadd tmm7, [{w} + {line} + {high} + 3072]",
+                "tdpbssd tmm1, tmm5, tmm7",
                 "tilestored [{out} + {line}], tmm0",
                 "tilestored [{out} + {line} + 1024], tmm1",
-                "tilestored [{out} + {line} + 2048], tmm2",
-                "tilestored [{out} + {line} + 3072], tmm3",
                 x = in(reg) group.qs,
                 stride = in(reg) group.qs_stride,
-                w = in(reg) panels.as_ptr(),
+                w = in(reg) &raw const self.low,
                 line = in(reg) LINE,
                 out = in(reg) out.as_mut_ptr(),
-                high = const HIGH,
-                next = const NEXT,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                high = const STEP * ROWS,
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, preserves_flags),
             );
         }
     }
 
+    /// Scales the sums and adds them to the results. `sums` are those of two neighbouring sub-blocks of the activations, and
+    /// the bytes from row to row.
+    ///
+    /// # Safety
+    /// The results are valid for reads and writes; there are sums of all sub-blocks of each row.
     #[inline(always)]
-    unsafe fn finish(&self, s: Amx, group: &Group, out: &[Sums; 4], v: usize, to: Results) {
-        let (low, high) = (&out[2 * v].0, &out[2 * v + 1].0);
+    unsafe fn finish<W: Weights<Amx>>(
+        &self,
+        s: Amx,
+        group: &Group,
+        out: &[Sums; 2],
+        (mut sums, sums_stride): (*const i32, usize),
+        mut to: Results,
+    ) {
+        let [Sums(low), Sums(high)] = out;
         // SAFETY: arrays of 16 numbers of 32 bits; 16 sums of each row of the group.
         unsafe {
             let (d, dmin) = (s.load(self.d.as_ptr()), s.load(self.dmin.as_ptr()));
-            let mut min = [_mm512_setzero_si512(); STEP / SUM / 2];
+            let mut min = [_mm512_setzero_si512(); STEP / 16 / 2];
             for (to, from) in min.iter_mut().zip(&self.min) {
                 *to = _mm512_load_si512(from.as_ptr().cast());
             }
+            let mut dx = group.d;
             for t in 0..group.n {
-                let (dx, sums) = group.row(t);
                 let low = _mm512_load_si512(low[t].as_ptr().cast());
                 let high = _mm512_load_si512(high[t].as_ptr().cast());
                 let sum = _mm512_add_epi32(low, _mm512_slli_epi32::<8>(high));
                 let mut total = s.mul(s.to_f32(sum), d);
                 if W::MIN {
-                    let pair = |j: usize| _mm512_set1_epi32(sums.cast::<i32>().add(j).read_unaligned());
+                    let pair = |j: usize| _mm512_set1_epi32(sums.add(j).read_unaligned());
                     let mut mins = [_mm512_setzero_si512(); 2];
-                    for j in 0..STEP / SUM / 2 {
+                    for j in 0..STEP / SUB / 2 {
                         mins[j % 2] = _mm512_dpwssd_epi32(mins[j % 2], min[j], pair(j));
                     }
                     let mins = _mm512_add_epi32(mins[0], mins[1]);
                     total = s.fma(s.to_f32(mins), dmin, total);
                 }
-                to.update(s, t, |y| s.fma(total, s.splat(dx.read()), y));
+                to.update(s, |y| s.fma(total, s.splat(dx.read()), y));
+                (dx, sums) = (dx.wrapping_add(group.d_stride), sums.wrapping_byte_add(sums_stride));
             }
         }
     }
-}
 
-impl SuperPanel {
     /// Turns the elements in `low` into the bytes of their products with the scales, two of which a word of the first half of
     /// `codes` holds.
     ///
@@ -566,9 +622,6 @@ struct Panel32 {
 impl<W: Weights<Amx>> Panel<W> for Panel32 {
     const ZERO: Self = Panel32 { q: [0; STEP * ROWS], factors: [[0.0; ROWS]; STEP / SUM] };
     const ELEMENTS: usize = 32;
-    /// Of each block, the sums with panel 0, then with panel 1.
-    type Out = [[Sums; 2]; STEP / 32];
-    const NOTHING: Self::Out = [[Sums([[0; ROWS]; ROWS]); 2]; STEP / 32];
 
     #[inline(always)]
     unsafe fn build(&mut self, s: Amx, w: W, args: &Args<'_>, first: usize, step: usize) {
@@ -602,59 +655,86 @@ impl<W: Weights<Amx>> Panel<W> for Panel32 {
     }
 
     #[inline(always)]
-    unsafe fn multiply(panels: &[Self; 2], group: &Group, out: &mut Self::Out) {
-        for block in 0..STEP / 32 {
-            // SAFETY: 32 bytes of each row of the group; a block of two panels; two tiles of sums.
-            unsafe {
-                asm!(
-                    "tilezero tmm0", "tilezero tmm1",
-                    "tileloadd tmm4, [{x} + {stride}]",
-                    "tileloadd tmm5, [{w} + {line}]",
-                    "tdpbssd tmm0, tmm4, tmm5",
-                    "tileloadd tmm6, [{w} + {line} + {next}]",
-                    "tdpbssd tmm1, tmm4, tmm6",
-                    "tilestored [{out} + {line}], tmm0",
-                    "tilestored [{out} + {line} + 1024], tmm1",
-                    x = in(reg) group.qs.wrapping_add(32 * block),
-                    stride = in(reg) group.qs_stride,
-                    w = in(reg) panels.as_ptr().cast::<u8>().wrapping_add(32 * ROWS * block),
-                    line = in(reg) LINE,
-                    out = in(reg) out[block].as_mut_ptr(),
-                    next = const size_of::<Panel32>(),
-                    out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
-                    options(nostack, preserves_flags),
-                );
-            }
+    unsafe fn sweep(s: Amx, panels: &[Self; 2], sweep: &mut Sweep<'_>) {
+        for unit in 0..sweep.units() {
+            let group = sweep.group(unit);
+            // SAFETY: tiles have the shape for the group; its results are within what the arguments promise.
+            unsafe { panels[unit % 2].unit::<W>(s, &group, sweep.sums, sweep.results(unit)) };
         }
     }
+}
 
+impl Panel32 {
+    /// All blocks, two at a time, of a group of activation rows.
+    ///
+    /// # Safety
+    /// Tiles have the shape for 32 elements and the rows of the group. The results are valid for reads and writes.
     #[inline(always)]
-    unsafe fn finish(&self, s: Amx, group: &Group, out: &Self::Out, v: usize, to: Results) {
+    unsafe fn unit<W: Weights<Amx>>(&self, s: Amx, group: &Group, out: &mut [[Sums; 2]; 2], to: Results) {
         let mut total = [s.splat(0.0); ROWS];
         // Of each block twice, what minimums multiply.
         let mut sums = [[0f32; STEP / SUM]; ROWS];
-        // SAFETY: 8 scales and 16 sums of each row of the group; arrays of 16 numbers of 32 bits.
+        // SAFETY: 8 scales and 16 sums of each row of the group.
         unsafe {
             for t in 0..ROWS * usize::from(W::MIN) {
                 let (d, from) = group.row(t);
                 let both = s.to_f32(s.load_sums(from, true));
                 s.store(sums[t].as_mut_ptr(), s.mul(both, s.load_dup8(d)));
             }
-            for block in 0..STEP / 32 {
-                let scale = s.load(self.factors[block].as_ptr());
-                let min = s.load(self.factors[STEP / 32 + block].as_ptr());
-                for t in 0..ROWS {
-                    let d = s.splat(group.row(t).0.add(block).read());
-                    let dot = s.to_f32(_mm512_load_si512(out[block][v].0[t].as_ptr().cast()));
-                    total[t] = s.fma(dot, s.mul(scale, d), total[t]);
-                    if W::MIN {
-                        total[t] = s.fma(min, s.splat(sums[t][2 * block]), total[t]);
+            self.multiply(group, 0, &mut out[0]);
+            for pair in 0..STEP / 64 {
+                if pair + 1 < STEP / 64 {
+                    self.multiply(group, pair + 1, &mut out[(pair + 1) % 2]);
+                }
+                for half in 0..2 {
+                    let block = 2 * pair + half;
+                    let scale = s.load(self.factors[block].as_ptr());
+                    let min = s.load(self.factors[STEP / 32 + block].as_ptr());
+                    let dots = &out[pair % 2][half].0;
+                    for t in 0..ROWS {
+                        let d = s.splat(group.row(t).0.add(block).read());
+                        let dot = s.to_f32(_mm512_load_si512(dots[t].as_ptr().cast()));
+                        total[t] = s.fma(dot, s.mul(scale, d), total[t]);
+                        if W::MIN {
+                            total[t] = s.fma(min, s.splat(sums[t][2 * block]), total[t]);
+                        }
                     }
                 }
             }
+            let mut to = to;
             for t in 0..group.n {
-                to.update(s, t, |y| s.add(y, total[t]));
+                to.update(s, |y| s.add(y, total[t]));
             }
+        }
+    }
+
+    /// The sums of two blocks.
+    ///
+    /// # Safety
+    /// Tiles have the shape for 32 elements and the rows of the group.
+    #[inline(always)]
+    unsafe fn multiply(&self, group: &Group, pair: usize, out: &mut [Sums; 2]) {
+        // SAFETY: 32 bytes at each of two places of each row of the group; two blocks of a panel; two tiles of sums.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tileloadd tmm4, [{x} + {stride}]",
+                "tileloadd tmm6, [{w} + {line}]",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{x} + {stride} + 32]",
+                "tileloadd tmm7, [{w} + {line} + 512]",
+                "tdpbssd tmm1, tmm5, tmm7",
+                "tilestored [{out} + {line}], tmm0",
+                "tilestored [{out} + {line} + 1024], tmm1",
+                x = in(reg) group.qs.wrapping_add(64 * pair),
+                stride = in(reg) group.qs_stride,
+                w = in(reg) self.q.as_ptr().wrapping_add(64 * ROWS * pair),
+                line = in(reg) LINE,
+                out = in(reg) out.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags),
+            );
         }
     }
 }
