@@ -95,7 +95,7 @@ impl<S: Simd> Kernel<S> for Arrange<'_> {
 ///
 /// The sum of a block is exact. It is multiplied by the product of both scales and added to those before it in one chain,
 /// so a score depends on its query and key only, and its error is at most `(k / 32 + 2) · ε · Σ |q·k|`.
-pub(super) struct Scores<'a> {
+pub(super) struct Scores {
     pub q: Panels,
     /// Rows in Q8_0, `stride` bytes apart.
     pub keys: *const u8,
@@ -103,22 +103,19 @@ pub(super) struct Scores<'a> {
     pub stride: usize,
     /// Keys.
     pub n: usize,
-    /// Memory for 16 keys: `[16, k]` integers.
-    pub ints: &'a mut [u8],
     /// `n` numbers for each query.
     pub out: *mut f32,
     /// See `out`.
     pub out_stride: usize,
 }
 
-impl<S: Simd> Kernel<S> for Scores<'_> {
+impl<S: Simd> Kernel<S> for Scores {
     #[inline(always)]
-    fn run(mut self, s: S) {
+    fn run(self, s: S) {
         for first in (0..self.n).step_by(LANES) {
             let n = LANES.min(self.n - first);
             // SAFETY: whoever made this promised keys, panels and room for the scores.
             unsafe {
-                self.collect::<S>(first, n);
                 for group in (0..self.q.n).step_by(LANES) {
                     let mut scores = Lines([[0f32; LANES]; LANES]);
                     if S::WIDE {
@@ -138,35 +135,11 @@ impl<S: Simd> Kernel<S> for Scores<'_> {
     }
 }
 
-impl Scores<'_> {
-    /// The integers of keys `first .. first + n`, as they are multiplied.
+impl Scores {
+    /// Keys `first .. first + n` against a group of queries, `R` at a time; `out[key][query]`.
     ///
     /// # Safety
-    /// Those keys exist.
-    #[inline(always)]
-    unsafe fn collect<S: Simd>(&mut self, first: usize, n: usize) {
-        let k = self.q.k;
-        let bias = if S::BIASED { 0x8080_8080_8080_8080 } else { 0 };
-        for i in 0..n {
-            let key = self.keys.wrapping_add((first + i) * self.stride);
-            let ints = &mut self.ints[i * k..][..k];
-            for b in 0..k / BLOCK {
-                let to = ints[b * BLOCK..][..BLOCK].as_mut_ptr().cast::<u64>();
-                for word in 0..BLOCK / 8 {
-                    // SAFETY: block b of the key, and of its integers.
-                    unsafe {
-                        let from = key.add(b * BLOCK_BYTES + 2).cast::<u64>();
-                        to.add(word).write_unaligned(from.add(word).read_unaligned() ^ bias);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Keys `first .. first + n`, whose integers are at hand, against a group of queries, `R` at a time; `out[key][query]`.
-    ///
-    /// # Safety
-    /// The group exists.
+    /// The group and the keys exist.
     #[inline(always)]
     unsafe fn keys<S: Simd, const R: usize>(
         &self,
@@ -184,15 +157,17 @@ impl Scores<'_> {
                 let q = self.q.q.add(group * k).cast::<u8>();
                 let (d, start) = (self.q.d.add(group * blocks), self.q.start.add(group * blocks));
                 let key: [usize; R] = std::array::from_fn(|r| (i + r).min(n - 1));
+                let keys: [*const u8; R] =
+                    std::array::from_fn(|r| self.keys.add((first + key[r]) * self.stride));
                 let mut acc = [s.splat(0.0); R];
                 for b in 0..blocks {
                     let mut dots = [s.load_i(start.add(b * LANES)); R];
                     for e in 0..BLOCK / 4 {
                         let q = s.load_q(q.add(64 * (b * BLOCK / 4 + e)));
                         for r in 0..R {
-                            let w = s.splat_q(self.ints.as_ptr().add(key[r] * k + b * BLOCK + 4 * e).cast());
+                            let w = s.splat_q(keys[r].add(b * BLOCK_BYTES + 2 + 4 * e).cast());
                             dots[r] = if S::BIASED {
-                                s.mac_unsigned(dots[r], w, q)
+                                s.mac_unsigned(dots[r], s.xor(w, 0x80), q)
                             } else {
                                 s.mac_signed(dots[r], w, q)
                             };
@@ -200,8 +175,7 @@ impl Scores<'_> {
                     }
                     let d = s.load(d.add(b * LANES));
                     for r in 0..R {
-                        let block = self.keys.add((first + key[r]) * self.stride + b * BLOCK_BYTES);
-                        let scale = s.mul(d, block_scale(s, block));
+                        let scale = s.mul(d, block_scale(s, keys[r].add(b * BLOCK_BYTES)));
                         acc[r] = s.fma(s.to_f32(dots[r]), scale, acc[r]);
                     }
                 }

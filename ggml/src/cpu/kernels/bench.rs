@@ -1,6 +1,6 @@
 //! Kernels on memory of their own, as benches call them. No part of the interface.
 
-use super::Kernels;
+use super::{Kernels, NOTHING_AHEAD};
 use crate::act::{Q8Rows, SUM, quantize_row};
 use crate::cpu::kernels::panel_bytes;
 use crate::format::GgmlType;
@@ -111,7 +111,6 @@ pub struct Attention {
     queries: Vec<f32>,
     n_queries: usize,
     panels: Vec<f32>,
-    ints: Vec<u8>,
     out: Vec<f32>,
 }
 
@@ -132,7 +131,6 @@ impl Attention {
             n_queries,
             panels: vec![0.0; panel_bytes(n_queries, width).div_ceil(4)],
             queries,
-            ints: vec![0; 16 * width],
             out: vec![0.0; n_queries * n.max(width)],
         }
     }
@@ -176,7 +174,7 @@ impl Attention {
         let (q, keys) =
             ((&*panels, self.n_queries, self.width), (self.rows.as_ptr(), self.rows.len() / self.n));
         // SAFETY: `n` rows of `width` elements, and room for `n` scores of each query.
-        unsafe { kernels.attn_scores_q8(q, keys, self.n, &mut self.ints, (self.out.as_mut_ptr(), self.n)) };
+        unsafe { kernels.attn_scores_q8(q, keys, self.n, (self.out.as_mut_ptr(), self.n)) };
         &self.out
     }
 
@@ -185,7 +183,7 @@ impl Attention {
         let weights = (self.queries.as_ptr(), self.width, self.n_queries);
         let (rows, out) = ((self.wide.as_ptr(), self.width, self.width), (self.out.as_mut_ptr(), self.width));
         // SAFETY: a weight for each of the rows that are taken, and room for `width` numbers of each query.
-        unsafe { kernels.gemm_f32(weights, self.n.min(self.width), rows, out, None) };
+        unsafe { kernels.gemm_f32(weights, self.n.min(self.width), rows, out, None, NOTHING_AHEAD) };
         &self.out
     }
 }

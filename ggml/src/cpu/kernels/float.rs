@@ -244,6 +244,7 @@ fn many<S: Simd>(s: S, ty: GgmlType, a: &Args) {
                 y,
                 y_stride: a.y_stride,
                 before,
+                ahead: (std::ptr::null(), 0),
             }));
         }
     }

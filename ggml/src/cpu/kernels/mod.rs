@@ -45,6 +45,10 @@ mod widen;
 mod x86;
 
 pub use attention::panel_bytes;
+
+/// Nothing to ask for: see [`Kernels::gemm_f32`].
+pub const NOTHING_AHEAD: (*const u8, usize) = (std::ptr::null(), 0);
+
 pub use dispatch::{Isa, Kernels, SelectError, available, from_environment, kernels, select};
 use dispatch::{Machine, with_isa};
 use simd::{Kernel, Simd};
@@ -201,27 +205,24 @@ impl Kernels {
 
     /// Products of arranged queries with keys in Q8_0: `out[q * out_stride + i]` = query `q` · key `i`.
     ///
-    /// `panels` are those of `queries` queries of `width` elements; `ints` has room for 16 keys of `width` bytes. A
-    /// result has the same bits whatever comes with it.
+    /// `panels` are those of `queries` queries of `width` elements. A result has the same bits whatever comes with it.
     ///
     /// # Safety
     /// - `k + i * stride` is valid for reads of `width` elements in Q8_0 for every `i < n`.
     /// - `out` is valid for writes of `n` numbers from every `q * out_stride` on, which nobody else touches.
     ///
     /// # Panics
-    /// If `width` is no whole number of blocks or memory is too small.
+    /// If `width` is no whole number of blocks or there are fewer panels.
     pub unsafe fn attn_scores_q8(
         &self,
         (panels, queries, width): (&[u8], usize, usize),
         (keys, stride): (*const u8, usize),
         n: usize,
-        ints: &mut [u8],
         (out, out_stride): (*mut f32, usize),
     ) {
         assert!(width.is_multiple_of(widen::BLOCK), "whole blocks");
-        assert!(ints.len() >= 16 * width, "memory for 16 keys");
         let q = attention::Panels::within(panels.as_ptr(), panels.len(), queries, width);
-        with_isa!(self, |s| run(s, attention::Scores { q, keys, stride, n, ints, out, out_stride }));
+        with_isa!(self, |s| run(s, attention::Scores { q, keys, stride, n, out, out_stride }));
     }
 
     /// A step of the running softmax over `max.len()` queries: `scores` (`n` a query, `stride` apart) become weights, `factors` what the
@@ -263,7 +264,7 @@ impl Kernels {
     }
 
     /// `y[t * y_stride + c]` = Σ over `i < k` of `x[t * x_stride + i]` · `b[i * b_stride + c]` for `t < n_x`, `c < n`; with `factors`, plus
-    /// what `y` held times `factors[t]`.
+    /// what `y` held times `factors[t]`. `ahead`, an address and a length, is memory that will be read next; any will do.
     ///
     /// A result depends on its row, its column and its factor only.
     ///
@@ -280,10 +281,23 @@ impl Kernels {
         (b, b_stride, n): (*const f32, usize, usize),
         (y, y_stride): (*mut f32, usize),
         factors: Option<&[f32]>,
+        (ahead, bytes): (*const u8, usize),
     ) {
         assert!(factors.is_none_or(|f| f.len() >= n_x), "a factor for each row");
         let before = factors.map_or(panel::Before::Ignored, |f| panel::Before::Scaled(f.as_ptr()));
-        let args = panel::Args { x, x_stride, n_x, k, b, b_stride, n, y, y_stride, before };
+        let args = panel::Args {
+            x,
+            x_stride,
+            n_x,
+            k,
+            b,
+            b_stride,
+            n,
+            y,
+            y_stride,
+            before,
+            ahead: (ahead, bytes.div_ceil(64)),
+        };
         with_isa!(self, |s| run(s, panel::Product(&args)));
     }
 

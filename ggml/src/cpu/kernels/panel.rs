@@ -41,6 +41,8 @@ pub(super) struct Args {
     pub y_stride: usize,
     /// What happens to what `y` holds.
     pub before: Before,
+    /// Memory that is read next, asked for on the way: the first byte and lines of cache.
+    pub ahead: (*const u8, usize),
 }
 
 /// What a product does to what its result's place holds.
@@ -71,6 +73,7 @@ impl<S: Simd> Kernel<S> for Product<'_> {
             a.x = a.x.wrapping_add(DEPTH);
             a.b = a.b.wrapping_add(DEPTH * a.b_stride);
             a.before = Before::Kept;
+            a.ahead.1 = 0;
             at += DEPTH;
         }
     }
@@ -98,17 +101,22 @@ unsafe fn strips<S: Simd, const C: usize>(s: S, a: &Args) {
 #[inline(always)]
 unsafe fn rows<S: Simd, const C: usize>(s: S, a: &Args, c: usize, lanes: usize) -> usize {
     let tiles = a.n_x.div_ceil(ROWS);
+    // The tiles' shares of what is read next: a line a step of k at the most.
+    let share = a.ahead.1.div_ceil(tiles * a.n.div_ceil(64)).min(a.k);
     for i in 0..tiles {
         let (t, end) = (i * a.n_x / tiles, (i + 1) * a.n_x / tiles);
+        let before = (c / 64 * tiles + i) * share;
+        let lines = if C == 1 { 0 } else { share.min(a.ahead.1.saturating_sub(before)) };
+        let ahead = (a.ahead.0.wrapping_add(64 * before), lines);
         // SAFETY: those are rows.
         unsafe {
             match end - t {
-                1 => tile::<S, 1, C>(s, a, t, c, lanes),
-                2 => tile::<S, 2, C>(s, a, t, c, lanes),
-                3 => tile::<S, 3, C>(s, a, t, c, lanes),
-                4 => tile::<S, 4, C>(s, a, t, c, lanes),
-                5 => tile::<S, 5, C>(s, a, t, c, lanes),
-                _ => tile::<S, 6, C>(s, a, t, c, lanes),
+                1 => tile::<S, 1, C>(s, a, t, c, lanes, ahead),
+                2 => tile::<S, 2, C>(s, a, t, c, lanes, ahead),
+                3 => tile::<S, 3, C>(s, a, t, c, lanes, ahead),
+                4 => tile::<S, 4, C>(s, a, t, c, lanes, ahead),
+                5 => tile::<S, 5, C>(s, a, t, c, lanes, ahead),
+                _ => tile::<S, 6, C>(s, a, t, c, lanes, ahead),
             }
         }
     }
@@ -120,7 +128,14 @@ unsafe fn rows<S: Simd, const C: usize>(s: S, a: &Args, c: usize, lanes: usize) 
 /// # Safety
 /// Rows and columns exist; unless `C` is 1, `lanes` is 16.
 #[inline(always)]
-unsafe fn tile<S: Simd, const T: usize, const C: usize>(s: S, a: &Args, t: usize, c: usize, lanes: usize) {
+unsafe fn tile<S: Simd, const T: usize, const C: usize>(
+    s: S,
+    a: &Args,
+    t: usize,
+    c: usize,
+    lanes: usize,
+    ahead: (*const u8, usize),
+) {
     let partial = C == 1 && lanes < 16;
     // SAFETY: the caller's promise.
     unsafe {
@@ -134,6 +149,9 @@ unsafe fn tile<S: Simd, const T: usize, const C: usize>(s: S, a: &Args, t: usize
         }
         let mut acc = [[s.splat(0.0); C]; T];
         for k in 0..a.k {
+            if k < ahead.1 {
+                s.prefetch(ahead.0.wrapping_add(64 * k));
+            }
             let b = b.add(k * a.b_stride);
             let mut columns = [s.splat(0.0); C];
             for c in 0..C {

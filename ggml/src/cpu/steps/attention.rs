@@ -13,7 +13,7 @@
 //! walks all keys by itself; both products run over panels at the speed of a matrix product.
 
 use super::super::exec::{Exec, RegionId, Scratch, head, scratch_for};
-use super::super::kernels::panel_bytes;
+use super::super::kernels::{NOTHING_AHEAD, panel_bytes};
 use super::super::plan::{RowStep, SplitStep};
 use super::matrix::FEW;
 use crate::act::{Q8Rows, SUM};
@@ -166,9 +166,8 @@ pub(in super::super) struct FewRows {
 struct FewMemory<'a> {
     /// The queries: `[queries, k_dim]`.
     q: &'a mut [f32],
-    /// The same arranged for 8-bit keys, and memory for 16 of those.
+    /// The same arranged for 8-bit keys.
     panels: &'a mut [u8],
-    ints: &'a mut [u8],
     /// A tile of keys or values.
     rows: &'a mut [f32],
     /// `[queries, TILE]`.
@@ -217,10 +216,10 @@ impl FewRows {
     }
 
     /// Bytes of the pieces of [`FewMemory`] for `n` queries.
-    fn sizes(&self, n: usize) -> [usize; 5] {
+    fn sizes(&self, n: usize) -> [usize; 4] {
         let (k, v) = (self.attend.k_dim(), self.attend.v_dim());
-        let (panels, ints) = if self.attend.quantized() { (panel_bytes(n, k), 16 * k) } else { (0, 0) };
-        [4 * n * k, panels, ints, 4 * TILE * panel_stride(k.max(v)), 4 * n * TILE]
+        let panels = if self.attend.quantized() { panel_bytes(n, k) } else { 0 };
+        [4 * n * k, panels, 4 * TILE * panel_stride(k.max(v)), 4 * n * TILE]
     }
 
     /// Bytes that quantizing `n` queries takes meanwhile.
@@ -230,11 +229,10 @@ impl FewRows {
     }
 
     fn memory<'a>(&self, x: &Exec<'_>, b: Block, scratch: &mut Scratch<'a>) -> FewMemory<'a> {
-        let [q, panels, ints, rows, scores] = self.sizes(b.n());
+        let [q, panels, rows, scores] = self.sizes(b.n());
         let mut m = FewMemory {
             q: scratch.floats(q / 4),
             panels: scratch.bytes(panels),
-            ints: scratch.bytes(ints),
             rows: scratch.floats(rows / 4),
             scores: scratch.floats(scores / 4),
         };
@@ -275,7 +273,7 @@ impl FewRows {
         // panel has TILE rows of `stride` numbers, scores TILE numbers for every query.
         unsafe {
             if a.quantized() {
-                k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, m.ints, scores);
+                k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, scores);
             } else {
                 k.widen(a.k_ty, keys, n, k_dim, (panel, stride), false);
                 k.attn_scores((m.q, k_dim), (panel, stride), n, scores);
@@ -290,7 +288,9 @@ impl FewRows {
             }
             let p = (m.scores.as_ptr(), TILE, b.n());
             let acc = (state.acc.as_mut_ptr(), v_dim);
-            k.gemm_f32(p, n, (panel, stride, v_dim), acc, Some(state.factors));
+            // The keys that come next in the chunk; with grouped heads the values are elsewhere.
+            let ahead = (keys.0.wrapping_add(n * keys.1), n * keys.1);
+            k.gemm_f32(p, n, (panel, stride, v_dim), acc, Some(state.factors), ahead);
         }
     }
 
@@ -389,6 +389,7 @@ impl RowStep for Merge {
                     (at, v, v),
                     (y.as_mut_ptr(), v),
                     None,
+                    NOTHING_AHEAD,
                 );
             }
         }
@@ -430,7 +431,14 @@ impl ManyRows {
             unsafe {
                 k.widen(a.k_ty, from, n_keys, k_dim, (keys.as_mut_ptr(), stride), true);
                 let panel = (keys.as_ptr(), stride, n_keys);
-                k.gemm_f32((q.as_ptr(), k_dim, n), k_dim, panel, (scores.as_mut_ptr(), stride), None);
+                k.gemm_f32(
+                    (q.as_ptr(), k_dim, n),
+                    k_dim,
+                    panel,
+                    (scores.as_mut_ptr(), stride),
+                    None,
+                    NOTHING_AHEAD,
+                );
             }
             let running = (&mut *state.max, &mut *state.sum, &mut *state.factors);
             k.softmax_step((scores, stride, n_keys), a.op.scale, b.seen(x, at), running);
@@ -440,7 +448,8 @@ impl ManyRows {
                 k.widen(a.v_ty, from, n_keys, v_dim, (values.as_mut_ptr(), panel_stride(v_dim)), false);
                 let panel = (values.as_ptr(), panel_stride(v_dim), v_dim);
                 let acc = (state.acc.as_mut_ptr(), v_dim);
-                k.gemm_f32((scores.as_ptr(), stride, n), n_keys, panel, acc, Some(state.factors));
+                let p = (scores.as_ptr(), stride, n);
+                k.gemm_f32(p, n_keys, panel, acc, Some(state.factors), NOTHING_AHEAD);
             }
         }
         (0..n).for_each(|j| a.write(x, b, j, &state));

@@ -6,6 +6,7 @@
 //! of the weights with the values.
 
 use super::super::exec::{Exec, Scratch, head, scratch_for};
+use super::super::kernels::NOTHING_AHEAD;
 use super::super::plan::SplitStep;
 use super::attention::{KEYS, QUERIES, panel_stride, rows_from};
 use crate::cache::CHUNK;
@@ -102,9 +103,16 @@ impl NaiveHeads {
             k.widen(self.k_ty, rows, n, r + self.n_rope(), (m.across.as_mut_ptr(), keys), true);
             k.widen(self.k_ty, rows, n, r, (m.latents.as_mut_ptr(), latents), false);
             let to = (m.keys.as_mut_ptr(), keys);
-            k.gemm_f32((m.k_up.as_ptr(), r, nope), r, (m.across.as_ptr(), keys, n), to, None);
+            k.gemm_f32((m.k_up.as_ptr(), r, nope), r, (m.across.as_ptr(), keys, n), to, None, NOTHING_AHEAD);
             let to = (m.values.as_mut_ptr(), values);
-            k.gemm_f32((m.latents.as_ptr(), latents, n), r, (m.v_up.as_ptr(), values, n_v), to, None);
+            k.gemm_f32(
+                (m.latents.as_ptr(), latents, n),
+                r,
+                (m.v_up.as_ptr(), values, n_v),
+                to,
+                None,
+                NOTHING_AHEAD,
+            );
         }
         m.keys[nope * keys..].copy_from_slice(&m.across[r * keys..]);
     }
@@ -125,7 +133,7 @@ impl NaiveHeads {
         unsafe {
             let q = (x.ptr(q, first).cast_const(), x.stride(q), rows);
             let panel = (m.keys.as_ptr(), stride, n);
-            k.gemm_f32(q, o.q.width, panel, (m.scores.as_mut_ptr(), stride), None);
+            k.gemm_f32(q, o.q.width, panel, (m.scores.as_mut_ptr(), stride), None, NOTHING_AHEAD);
         }
         let seen = (x.batch[first].pos as isize + 1 - at as isize, 1);
         let running = (&mut m.max[range.clone()], &mut m.sum[range.clone()], &mut m.factors[range.clone()]);
@@ -134,7 +142,8 @@ impl NaiveHeads {
         unsafe {
             let p = (m.scores.as_ptr(), stride, rows);
             let panel = (m.values.as_ptr(), panel_stride(n_v), n_v);
-            k.gemm_f32(p, n, panel, (x.ptr(y, first), x.stride(y)), Some(&m.factors[range]));
+            let y = (x.ptr(y, first), x.stride(y));
+            k.gemm_f32(p, n, panel, y, Some(&m.factors[range]), NOTHING_AHEAD);
         }
     }
 }

@@ -76,7 +76,7 @@ proptest! {
             let (from, panel) = ((x[first * (k + gap)..].as_ptr(), k + gap, rows), (b.as_ptr(), n + gap, n));
             let factors = scaled.then_some(&factors[first..]);
             // SAFETY: all three have these rows and columns.
-            unsafe { kernels.gemm_f32(from, k, panel, (y.as_mut_ptr(), n + 1), factors) };
+            unsafe { kernels.gemm_f32(from, k, panel, (y.as_mut_ptr(), n + 1), factors, (b.as_ptr().cast(), 300)) };
             y
         };
         let truth = run(available().next().unwrap(), 0, rows);
@@ -145,10 +145,9 @@ proptest! {
                         let mut panels = vec![0f32; panel_bytes(queries, width).div_ceil(4)];
                         let panels: &mut [u8] = bytemuck::cast_slice_mut(&mut panels);
                         kernels.arrange_q8(q8.view().slice(first, queries), panels);
-                        let mut ints = vec![0; 16 * width];
                         let rows = (keys.bytes().as_ptr(), keys.row_bytes);
                         let q = (&*panels, queries, width);
-                        kernels.attn_scores_q8(q, rows, n, &mut ints, out);
+                        kernels.attn_scores_q8(q, rows, n, out);
                     } else {
                         let k: Vec<f32> = (0..n).flat_map(|i| decoded(&keys, ty, i, width)).collect();
                         let q = &q[first * width..][..queries * width];
