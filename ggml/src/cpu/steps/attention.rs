@@ -34,6 +34,9 @@ pub(super) const KEYS: usize = 128;
 /// See [`KEYS`].
 pub(super) const QUERIES: usize = 128;
 
+/// Columns of values that are widened together where rows are long.
+const STRIP: usize = 64;
+
 // No tile crosses the end of a chunk.
 const _: () = assert!(CHUNK.is_multiple_of(TILE) && CHUNK.is_multiple_of(KEYS));
 
@@ -281,16 +284,27 @@ impl FewRows {
         }
         let running = (&mut *state.max, &mut *state.sum, &mut *state.factors);
         k.softmax_step((m.scores, TILE, n), a.op.scale, b.seen(x, at), running);
-        // SAFETY: as for the keys; `acc` has `v_dim` numbers for every query.
-        unsafe {
-            if !a.prefix || a.quantized() {
-                k.widen(a.v_ty, values, n, v_dim, (panel, stride), false);
-            }
-            let p = (m.scores.as_ptr(), TILE, b.n());
-            let acc = (state.acc.as_mut_ptr(), v_dim);
+        // Values that are not in the panel already are widened in strips that fit the first-level cache.
+        let at_hand = a.prefix && !a.quantized();
+        let strip = if at_hand || v_dim <= 256 { v_dim } else { STRIP };
+        let next = keys.0.wrapping_add(n * keys.1);
+        for c in (0..v_dim).step_by(strip) {
+            let (width, format) = (strip.min(v_dim - c), a.v_ty.format());
             // The keys that come next in the chunk; with grouped heads the values are elsewhere.
-            let ahead = (keys.0.wrapping_add(n * keys.1), n * keys.1);
-            k.gemm_f32(p, n, (panel, stride, v_dim), acc, Some(state.factors), ahead);
+            let ahead = n * keys.1 * c / v_dim..n * keys.1 * (c + width) / v_dim;
+            // SAFETY: as for the keys; strips begin with whole blocks; `acc` has `v_dim` numbers for every query.
+            unsafe {
+                let mut stride = stride;
+                if !at_hand {
+                    stride = panel_stride(strip);
+                    let from = (values.0.add(c / format.block * format.bytes), values.1);
+                    k.widen(a.v_ty, from, n, width, (panel, stride), false);
+                }
+                let p = (m.scores.as_ptr(), TILE, b.n());
+                let acc = (state.acc.as_mut_ptr().add(c), v_dim);
+                let ahead = (next.wrapping_add(ahead.start), ahead.len());
+                k.gemm_f32(p, n, (panel, stride, width), acc, Some(state.factors), ahead);
+            }
         }
     }
 
