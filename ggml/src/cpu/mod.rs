@@ -82,7 +82,7 @@ impl Backend for Cpu {
             }
         }
         let plan = compile::compile(graph, layers, max_rows);
-        let memory = |what, bytes| AlignedBuf::zeroed(bytes).ok_or(Error::OutOfMemory { what, bytes });
+        let memory = |what, bytes| AlignedBuf::huge(bytes).ok_or(Error::OutOfMemory { what, bytes });
         let arena = memory("activations", 4 * plan.arena)?;
         let scratch: Result<Vec<_>> = (0..self.pool.n_threads())
             .map(|_| Ok(ThreadMemory(UnsafeCell::new(memory("scratch memory of a thread", plan.scratch)?))))

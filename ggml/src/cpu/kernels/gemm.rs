@@ -31,7 +31,7 @@ const ROWS: usize = 16;
 /// Activation rows that share an unpacking.
 const TOKENS: usize = 256;
 /// Bytes of activations that should stay in the second-level cache.
-const CACHED: usize = 1 << 20;
+const CACHED: usize = 1 << 18;
 
 /// 256 elements of 16 rows.
 #[derive(Clone, Copy)]
