@@ -69,7 +69,7 @@ fn tiles<S: Simd, W: Weights<S>, const V: usize>(s: S, w: W, sub: usize, args: &
 /// Calls `f` for every tile of `n` rows of weights and every step, the steps of a row in order: with the activation
 /// rows, at most `tokens`, the first row of weights and the step. As many steps follow each other as the second-level cache
 /// holds activations for.
-pub(super) fn walk(args: &Args<'_>, tokens: usize, n: usize, mut f: impl FnMut(&Args<'_>, usize, usize)) {
+pub(super) fn walk<'a>(args: &Args<'a>, tokens: usize, n: usize, mut f: impl FnMut(&Args<'a>, usize, usize)) {
     let steps = args.x.k.div_ceil(STEP);
     for first in (0..args.x.rows).step_by(tokens) {
         let args = Args {
