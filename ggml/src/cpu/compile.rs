@@ -140,7 +140,8 @@ impl Compiler<'_> {
         grouping.region = self.p.region(grouping.words_for(self.p.max_rows));
         let groups = Resource::Region(grouping.region);
         let sel = Resource::Region(self.p.sel_region(o.sel));
-        self.p.split_step(Group { sel: o.sel, to: grouping }, Uses::new([sel], [groups]));
+        let stacks = [o.gate, o.up, o.down];
+        self.p.split_step(Group { sel: o.sel, to: grouping, stacks }, Uses::new([sel], [groups]));
 
         let gate = self.gathered(o.x, o.gate, grouping);
         let up = self.gathered(o.x, o.up, grouping);

@@ -16,10 +16,13 @@ use super::matrix::{FEW, Input, Tile, tile_rows};
 use crate::act::SUM;
 use crate::graph::{SelId, Stack, View};
 
-/// Sorts the pairs by expert.
+/// Sorts the pairs by expert, and announces the weights of those that were chosen: where the file is larger than memory, the
+/// system fetches them all at once.
 pub(in super::super) struct Group {
     pub sel: SelId,
     pub to: Grouping,
+    /// Gate, up and down.
+    pub stacks: [Stack; 3],
 }
 
 /// The grouping of a batch: `start[e] .. start[e + 1]` are the places of the pairs of expert e in the order; `active` are the
@@ -81,6 +84,12 @@ impl SplitStep for Group {
             start[e + 1] += start[e];
         }
         active[0] = n_active as u32;
+        for w in self.stacks {
+            for &e in &active[1..=n_active] {
+                let first = w.row(e as usize, 0);
+                x.graph.weight(w.w).will_need(first..first + w.rows);
+            }
+        }
         let next: &mut [u32] = bytemuck::cast_slice_mut(scratch.floats(n));
         next.copy_from_slice(&start[..n]);
         for (pair, c) in chosen.iter().enumerate() {

@@ -329,7 +329,7 @@ impl Sweep<'_> {
     #[inline(always)]
     fn first(&self, unit: usize) -> usize {
         let group = unit / 2;
-        ROWS * if self.step % 2 == 0 { group } else { self.units() / 2 - 1 - group }
+        ROWS * if self.step.is_multiple_of(2) { group } else { self.units() / 2 - 1 - group }
     }
 
     /// The activations of a unit. Tiles have the shape for them.
