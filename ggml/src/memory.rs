@@ -15,16 +15,14 @@ const HUGE: usize = 8 << 20;
 
 /// Owned zeroed bytes on a 64-byte boundary.
 pub struct AlignedBuf {
-    ptr: NonNull<u8>,
-    len: usize,
     memory: Memory,
+    len: usize,
 }
 
-/// What gives the memory back.
+/// Where the bytes are, and what gives them back.
 enum Memory {
-    Heap(Layout),
-    /// Held until it is dropped.
-    Map(#[cfg_attr(not(unix), allow(dead_code))] MmapMut),
+    Heap(NonNull<u8>, Layout),
+    Map(MmapMut),
 }
 
 // SAFETY: the buffer owns its memory like a `Box<[u8]>`.
@@ -38,7 +36,7 @@ impl AlignedBuf {
         let layout = Layout::from_size_align(len.max(1), ALIGN).ok()?;
         // SAFETY: the size of the layout is not zero.
         let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(AlignedBuf { ptr, len, memory: Memory::Heap(layout) })
+        Some(AlignedBuf { memory: Memory::Heap(ptr, layout), len })
     }
 
     /// The same on huge pages where the system has them and they are worth it. Whole ones are committed when a byte of them
@@ -47,30 +45,32 @@ impl AlignedBuf {
         if len < HUGE {
             return AlignedBuf::zeroed(len);
         }
-        let mut map = MmapMut::map_anon(len).ok()?;
+        let map = MmapMut::map_anon(len).ok()?;
         #[cfg(target_os = "linux")]
         if let Err(e) = map.advise(memmap2::Advice::HugePage) {
             log::debug!("no huge pages: {e}");
         }
-        let ptr = NonNull::new(map.as_mut_ptr())?;
-        Some(AlignedBuf { ptr, len, memory: Memory::Map(map) })
+        Some(AlignedBuf { memory: Memory::Map(map), len })
     }
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `ptr` is valid for `len` initialized bytes as long as `self` lives.
-        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+        // SAFETY: `len` initialized bytes live there as long as `self` does.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 
     /// The bytes, to be changed.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as in `as_slice`, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len) }
     }
 
     /// The first byte.
     pub fn as_ptr(&self) -> *mut u8 {
-        self.ptr.as_ptr()
+        match &self.memory {
+            Memory::Heap(ptr, _) => ptr.as_ptr(),
+            Memory::Map(map) => map.as_ptr().cast_mut(),
+        }
     }
 }
 
@@ -93,9 +93,9 @@ impl Backing for AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if let Memory::Heap(layout) = self.memory {
+        if let Memory::Heap(ptr, layout) = self.memory {
             // SAFETY: allocated in `zeroed` with this layout.
-            unsafe { dealloc(self.ptr.as_ptr(), layout) }
+            unsafe { dealloc(ptr.as_ptr(), layout) }
         }
     }
 }

@@ -21,7 +21,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::matvec::{Args, Padded, STEP, Weights};
+use super::matvec::{Args, Padded, STEP, Step, Weights};
 use super::simd::{Kernel, Simd};
 use crate::act::SUM;
 
@@ -122,15 +122,11 @@ impl<S: Simd, W: Weights<S>> Kernel<S> for Build<'_, W> {
     #[inline(always)]
     fn run(self, s: S) {
         let a = self.args;
-        let n = STEP.min(a.x.k - self.step * STEP);
         let mut rows = Rows { q: [[0; STEP]; ROWS], scale: [[0.0; 16]; ROWS], min: [[0.0; 16]; ROWS] };
         // SAFETY: the rows exist; the arrays have the sizes of their types.
         unsafe {
             for r in 0..ROWS {
-                let row = (self.first + r).min(a.n_w - 1);
-                let p = a.w.add(row * a.row_bytes + self.step * self.w.step_bytes());
-                prefetch_step(s, self.w, p);
-                let w = self.w.step(s, p, n);
+                let w = step_of_row(s, self.w, a, self.first + r, self.step);
                 for part in 0..4 {
                     let q = if S::BIASED && !W::MIN { s.xor(w.q[part], 0x80) } else { w.q[part] };
                     s.store_q(rows.q[r].as_mut_ptr().add(64 * part), q);
@@ -152,12 +148,26 @@ impl<S: Simd, W: Weights<S>> Kernel<S> for Build<'_, W> {
     }
 }
 
-/// Asks for the step after the one at `p`, which the machine does not foresee between 16 streams.
+/// A step of a row of weights, of the last one if there is no such row. Asks for the row's next step, which the machine does not
+/// foresee between 16 streams.
+///
+/// # Safety
+/// `args` has rows of weights, and `step` is one of theirs.
 #[inline(always)]
-pub(super) fn prefetch_step<S: Simd, W: Weights<S>>(s: S, w: W, p: *const u8) {
-    for line in 0..w.step_bytes().div_ceil(64) {
-        s.prefetch(p.wrapping_add(w.step_bytes() + 64 * line));
+pub(super) unsafe fn step_of_row<S: Simd, W: Weights<S>>(
+    s: S,
+    w: W,
+    args: &Args<'_>,
+    row: usize,
+    step: usize,
+) -> Step<S> {
+    let bytes = w.step_bytes();
+    let p = args.w.wrapping_add(row.min(args.n_w - 1) * args.row_bytes + step * bytes);
+    for line in 0..bytes.div_ceil(64) {
+        s.prefetch(p.wrapping_add(bytes + 64 * line));
     }
+    // SAFETY: the caller's promise.
+    unsafe { w.step(s, p, STEP.min(args.x.k - step * STEP)) }
 }
 
 /// One step of `V` panels of rows from `row` on.

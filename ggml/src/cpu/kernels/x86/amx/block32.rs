@@ -22,17 +22,13 @@ impl<W: Weights<Amx>> Panel<W> for Panel32 {
 
     #[inline(always)]
     unsafe fn build(&mut self, s: Amx, w: W, args: &Args<'_>, first: usize, step: usize) {
-        let n = STEP.min(args.x.k - step * STEP);
         let mut q = [[0u8; STEP]; ROWS];
         // Eight scales, eight minimums.
         let mut factors = [[0f32; ROWS]; ROWS];
         // SAFETY: the rows exist; the arrays have the sizes of their types.
         unsafe {
             for r in 0..ROWS {
-                let row = (first + r).min(args.n_w - 1);
-                let p = args.w.add(row * args.row_bytes + step * w.step_bytes());
-                gemm::prefetch_step(s, w, p);
-                let w = w.step(s, p, n);
+                let w = gemm::step_of_row(s, w, args, first + r, step);
                 for part in 0..4 {
                     s.store_q(q[r].as_mut_ptr().add(64 * part), w.q[part]);
                 }

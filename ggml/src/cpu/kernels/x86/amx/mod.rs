@@ -275,9 +275,7 @@ trait Panel<W: Weights<Amx>>: Sized {
 
     /// Multiplies both panels with all groups of activation rows and adds that to the results.
     ///
-    /// Sums go through memory, two kilobytes that were stored a while ago while the next two are being computed: then
-    /// vectors and tiles work at the same time, and no load has the lower bits of the address of a store under way, for which
-    /// it would wait.
+    /// Sums go through memory: those that were stored before are scaled by vectors while tiles compute the next ones.
     ///
     /// # Safety
     /// Of panels that have been built for this.
@@ -300,6 +298,7 @@ type Room = MaybeUninit<Work<SuperPanel<16>>>;
 
 const _: () = assert!(size_of::<Work<Panel32>>() <= size_of::<Room>());
 const _: () = assert!(size_of::<Work<SuperPanel<32>>>() <= size_of::<Room>());
+const _: () = assert!(align_of::<Room>() == 64, "that of every `Work`");
 
 thread_local! {
     static ROOM: UnsafeCell<Room> = const { UnsafeCell::new(MaybeUninit::zeroed()) };

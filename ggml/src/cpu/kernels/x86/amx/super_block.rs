@@ -41,10 +41,7 @@ impl<W: Weights<Amx>, const SUB: usize> Panel<W> for SuperPanel<SUB> {
         // SAFETY: the rows exist; the arrays have the sizes of their types.
         unsafe {
             for r in 0..ROWS {
-                let row = (first + r).min(args.n_w - 1);
-                let p = args.w.add(row * args.row_bytes + step * w.step_bytes());
-                gemm::prefetch_step(s, w, p);
-                let w = w.step(s, p, STEP);
+                let w = gemm::step_of_row(s, w, args, first + r, step);
                 for part in 0..4 {
                     s.store_q((&raw mut (*rows).q).cast::<u8>().add(STEP * r + 64 * part), w.q[part]);
                 }
