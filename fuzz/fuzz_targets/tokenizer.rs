@@ -5,11 +5,11 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../models/tests/common/mod.rs"]
-mod common;
-#[path = "../../models/tests/common/exercise.rs"]
+#[path = "../../models/tests/text/small.rs"]
+mod small;
+#[path = "../../models/tests/text/exercise.rs"]
 mod exercise;
 
-use common::{Small, spell};
+use small::{Small, spell};
 
 fuzz_target!(|data: &[u8]| exercise::make_and_use(data));

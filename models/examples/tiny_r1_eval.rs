@@ -13,7 +13,6 @@ use std::time::Instant;
 use fathom_testing::fixtures;
 use ggml_sys::GgmlType;
 
-#[allow(dead_code)] // the tests use all of it
 #[path = "../tests/tiny/mod.rs"]
 mod tiny;
 
@@ -68,12 +67,15 @@ fn main() -> Result<(), String> {
     let arguments = Arguments::parse()?;
     let mut model = tiny::Tiny::open(&arguments.file, arguments.threads, arguments.cache, None);
     let (mut all, mut tasks, mut languages) = (Count::default(), BTreeMap::new(), BTreeMap::new());
+    let (mut read, mut made) = (0, 0);
     let start = Instant::now();
     for question in fixtures::tiny_r1().questions() {
         let (right, answer) = model.examine(&question);
         if !right && arguments.show_wrong {
             println!("{}: {:?} instead of {:?}", question.id, answer.reply, question.answer);
         }
+        read += answer.prompt.len();
+        made += answer.tokens.len();
         all.add(right);
         tasks.entry(question.task).or_insert_with(Count::default).add(right);
         languages.entry(question.lang).or_insert_with(Count::default).add(right);
@@ -81,6 +83,7 @@ fn main() -> Result<(), String> {
     println!("| task | right | |\n| --- | --- | --- |");
     tasks.iter().chain(&languages).for_each(|(name, count)| count.print(name));
     all.print("all");
-    eprintln!("{:.1} s on {} threads", start.elapsed().as_secs_f64(), arguments.threads);
+    let seconds = start.elapsed().as_secs_f64();
+    eprintln!("{seconds:.1} s on {} threads: {read} tokens read, {made} generated", arguments.threads);
     Ok(())
 }

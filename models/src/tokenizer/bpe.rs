@@ -234,7 +234,7 @@ fn byte_tokens(vocab: &Vocab) -> [TokenId; 256] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::common::Small;
+    use crate::tokenizer::small::Small;
     use proptest::prelude::*;
 
     /// Merges of letters, as pairs of texts in order.

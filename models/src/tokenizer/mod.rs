@@ -27,12 +27,12 @@
 
 mod alphabet;
 mod bpe;
-#[cfg(test)]
-#[path = "../../tests/common/mod.rs"]
-mod common;
 mod decode;
 mod ids;
 mod pretokenize;
+#[cfg(test)]
+#[path = "../../tests/text/small.rs"]
+mod small;
 mod special;
 mod table;
 mod vocab;

@@ -152,7 +152,7 @@ impl Matcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::common::Small;
+    use crate::tokenizer::small::Small;
     use proptest::prelude::*;
 
     fn vocab(texts: &[&str]) -> (Vocab, Matcher) {

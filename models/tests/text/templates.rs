@@ -10,9 +10,7 @@ use models::template::{ChatTemplate, Error, Message, RenderOptions, prompt_opens
 use models::tokenizer::Tokenizer;
 use serde::Deserialize;
 
-mod common;
-
-use common::Small;
+use crate::Small;
 
 /// As in make_cases.py: 2025-01-20 12:34:56 UTC.
 fn now() -> SystemTime {
@@ -121,10 +119,10 @@ fn deepseek(keys: &[(&str, &str)]) -> (Metadata, Tokenizer) {
     small.token("<｜User｜>", 3);
     small.token("<｜Assistant｜>", 3);
     small.token("<think>", 4);
-    small.set("tokenizer.ggml.bos_token_id", bos);
-    small.set("tokenizer.ggml.eos_token_id", eos);
+    small.writer.set("tokenizer.ggml.bos_token_id", bos);
+    small.writer.set("tokenizer.ggml.eos_token_id", eos);
     for (key, value) in keys {
-        small.set(key, *value);
+        small.writer.set(key, *value);
     }
     let md = small.metadata();
     let tokenizer = Tokenizer::from_gguf(&md).unwrap();
@@ -160,8 +158,8 @@ fn a_file_without_a_template_gets_deepseeks_own() {
 fn a_deepseek_file_without_turn_tokens_gets_v2s_format() {
     let mut small = Small::new("deepseek-llm");
     let eos = small.token("<｜end▁of▁sentence｜>", 3);
-    small.set("tokenizer.ggml.eos_token_id", eos);
-    small.set("general.architecture", "deepseek2");
+    small.writer.set("tokenizer.ggml.eos_token_id", eos);
+    small.writer.set("general.architecture", "deepseek2");
     let md = small.metadata();
     let tokenizer = Tokenizer::from_gguf(&md).unwrap();
     let template = ChatTemplate::from_gguf(&md, &tokenizer).unwrap();
@@ -174,12 +172,12 @@ fn a_deepseek_file_without_turn_tokens_gets_v2s_format() {
 #[test]
 fn other_files_without_a_template_say_so() {
     let mut small = Small::new("qwen2");
-    small.set("general.architecture", "qwen2");
+    small.writer.set("general.architecture", "qwen2");
     let md = small.metadata();
     let error = ChatTemplate::from_gguf(&md, &Tokenizer::from_gguf(&md).unwrap()).unwrap_err();
     assert!(matches!(error, Error::Missing));
     assert_eq!(error.to_string(), "the file has no chat template (tokenizer.chat_template)");
-    small.set("tokenizer.chat_template", 7u32);
+    small.writer.set("tokenizer.chat_template", 7u32);
     let md = small.metadata();
     let error = ChatTemplate::from_gguf(&md, &Tokenizer::from_gguf(&md).unwrap()).unwrap_err();
     assert!(error.to_string().contains("'tokenizer.chat_template'"), "{error}");
@@ -191,7 +189,7 @@ fn bos_is_never_doubled() {
     assert!(!tokenizer.add_bos());
     let mut small = Small::new("llama-bpe");
     let bos = small.token("<|begin_of_text|>", 3);
-    small.set("tokenizer.ggml.bos_token_id", bos);
+    small.writer.set("tokenizer.ggml.bos_token_id", bos);
     let llama = Tokenizer::from_gguf(&small.metadata()).unwrap();
     assert_eq!(llama.encode_prompt("<|begin_of_text|>a"), llama.encode_prompt("a"));
     assert_eq!(llama.encode_prompt("a")[0], bos);

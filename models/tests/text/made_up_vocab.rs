@@ -1,12 +1,7 @@
 //! Vocabularies made of random bytes, sound and not, a few thousand of them: the fuzz target's first
 //! steps, with the ordinary tests.
 
-mod common;
-
-#[path = "common/exercise.rs"]
-mod exercise;
-
-use common::{Small, spell};
+use crate::exercise;
 
 #[test]
 fn thousands_of_made_up_vocabularies() {

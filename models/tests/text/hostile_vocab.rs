@@ -4,9 +4,7 @@
 use ggml_sys::gguf::{StringArray, Value};
 use models::tokenizer::{Encode, TokenKind, Tokenizer};
 
-mod common;
-
-use common::{Small, spell};
+use crate::{Small, spell};
 
 const ALL: Encode = Encode { add_special: true, parse_special: true };
 
@@ -18,7 +16,7 @@ fn strings<S: AsRef<[u8]>>(texts: &[S]) -> Value {
 fn error(key: &str, value: impl Into<Value>) -> String {
     let mut small = Small::new("qwen2");
     small.merge("a", "b");
-    small.set(key, value);
+    small.writer.set(key, value);
     match Tokenizer::from_gguf(&small.metadata()) {
         Ok(_) => panic!("{key}: no error"),
         Err(e) => e.to_string(),
@@ -124,8 +122,8 @@ fn roles_that_do_not_exist() {
 #[test]
 fn a_padding_token_that_does_not_exist_is_none() {
     let mut small = Small::new("qwen2");
-    small.set("tokenizer.ggml.padding_token_id", u32::MAX);
-    small.set("tokenizer.ggml.unknown_token_id", -1i32);
+    small.writer.set("tokenizer.ggml.padding_token_id", u32::MAX);
+    small.writer.set("tokenizer.ggml.unknown_token_id", -1i32);
     let tokenizer = Tokenizer::from_gguf(&small.metadata()).unwrap();
     assert_eq!((tokenizer.special_ids().pad, tokenizer.special_ids().unk), (None, None));
 }
@@ -133,7 +131,7 @@ fn a_padding_token_that_does_not_exist_is_none() {
 #[test]
 fn bos_that_is_wanted_and_not_there_is_left_out() {
     let mut small = Small::new("llama-bpe");
-    small.set("tokenizer.ggml.add_eos_token", true);
+    small.writer.set("tokenizer.ggml.add_eos_token", true);
     let tokenizer = Tokenizer::from_gguf(&small.metadata()).unwrap();
     assert!(tokenizer.add_bos() && tokenizer.add_eos());
     assert_eq!(tokenizer.encode("a", ALL), [u32::from(b'a')]);
@@ -190,8 +188,8 @@ fn tokens_that_are_not_utf8_or_not_of_the_alphabet_stand_for_themselves() {
     let mut types = vec![1i32; 256];
     types.extend([4, 4, 4]);
     let mut small = Small::new("qwen2");
-    small.set("tokenizer.ggml.tokens", strings(&tokens));
-    small.set("tokenizer.ggml.token_type", types.as_slice());
+    small.writer.set("tokenizer.ggml.tokens", strings(&tokens));
+    small.writer.set("tokenizer.ggml.token_type", types.as_slice());
     let tokenizer = Tokenizer::from_gguf(&small.metadata()).unwrap();
     for text in ["日", "a日b", "<日>"] {
         assert_eq!(tokenizer.decode(&tokenizer.encode(text, ALL), true), text);
@@ -203,10 +201,10 @@ fn tokens_that_are_not_utf8_or_not_of_the_alphabet_stand_for_themselves() {
 fn bytes_without_a_token_become_the_unknown_token_or_nothing() {
     let tokens: Vec<String> = (b'a'..=b'f').map(|b| spell(&[b])).collect();
     let mut small = Small::new("qwen2");
-    small.set("tokenizer.ggml.tokens", strings(&tokens));
-    small.set("tokenizer.ggml.token_type", &[1i32, 1, 1, 1, 1, 2][..]);
+    small.writer.set("tokenizer.ggml.tokens", strings(&tokens));
+    small.writer.set("tokenizer.ggml.token_type", &[1i32, 1, 1, 1, 1, 2][..]);
     assert_eq!(Tokenizer::from_gguf(&small.metadata()).unwrap().encode("a?bé", ALL), [0, 1]);
-    small.set("tokenizer.ggml.unknown_token_id", 5u32);
+    small.writer.set("tokenizer.ggml.unknown_token_id", 5u32);
     let tokenizer = Tokenizer::from_gguf(&small.metadata()).unwrap();
     assert_eq!(tokenizer.encode("a?bé", ALL), [0, 5, 1, 5, 5]);
     assert_eq!(tokenizer.decode(&[0, 5, 1], false), "ab");

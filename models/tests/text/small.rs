@@ -21,10 +21,10 @@ pub struct Small {
     tokens: Vec<String>,
     types: Vec<i32>,
     merges: Vec<String>,
-    writer: Writer,
+    /// Any other key, which wins over what [`Small::metadata`] would write.
+    pub writer: Writer,
 }
 
-#[allow(dead_code)]
 impl Small {
     /// The 256 bytes, which are tokens 0 to 255.
     pub fn new(pre: &str) -> Self {
@@ -56,11 +56,6 @@ impl Small {
             Some(id) => id as u32,
             None => self.token(&made, 1),
         }
-    }
-
-    /// Sets any other key; wins over what [`Small::metadata`] would write.
-    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
-        self.writer.set(key, value);
     }
 
     /// The metadata of a file with this vocabulary.
