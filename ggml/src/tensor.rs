@@ -67,6 +67,9 @@ pub trait Backing: AsRef<[u8]> + Send + Sync {
     /// These bytes will be read in a moment: a map may have them fetched meanwhile.
     fn will_need(&self, _range: Range<usize>) {}
 
+    /// These bytes will not be read soon: a map may let go of them until they are.
+    fn release(&self, _range: Range<usize>) {}
+
     /// Keeps the bytes from leaving memory.
     ///
     /// # Errors
@@ -100,6 +103,15 @@ impl Bytes {
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
         Bytes { owner: Arc::new(bytes), range }
+    }
+
+    /// Tells the owner that these bytes, counted from the first of `self`, will not be read soon.
+    ///
+    /// # Panics
+    /// If there are no such bytes.
+    pub fn release(&self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.len(), "bytes beyond the end");
+        self.owner.release(self.range.start + range.start..self.range.start + range.end);
     }
 
     /// The owner that keeps these bytes alive, and where in it they lie.

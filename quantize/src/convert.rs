@@ -4,10 +4,13 @@
 //! to rows: memory is bounded however long a row is. A *slab* is what is converted before it is written, a *piece* what
 //! one thread takes at once; both are whole blocks of every type.
 
+use std::ops::Range;
+
 use ggml_sys::format::{Format, MAX_BLOCK};
 use rayon::prelude::*;
 
 use crate::deviation::Deviation;
+use crate::source::{SourceTensor, Stored};
 
 /// Elements of a piece: buffers of 128 KiB.
 const PIECE: usize = 1 << 15;
@@ -24,16 +27,22 @@ pub(crate) struct Bad {
     pub value: f32,
 }
 
-/// Converts a slab of whole blocks. `out` becomes the blocks of `to`.
+/// Converts the elements `range` of `from`, whole blocks of either type. `out` becomes the blocks of `to`.
 ///
 /// Values that are not finite, or not after encoding, are refused; the first one is reported, whatever the threads.
-pub(crate) fn slab(from: &Format, to: &Format, src: &[u8], out: &mut Vec<u8>) -> Result<Deviation, Bad> {
-    let n = src.len() / from.bytes * from.block;
-    out.resize(n / to.block * to.bytes, 0);
-    let pieces = src.par_chunks(PIECE / from.block * from.bytes);
-    let results: Vec<_> = pieces
-        .zip(out.par_chunks_mut(PIECE / to.block * to.bytes))
-        .map_init(Buffers::default, |buffers, (src, dst)| piece(from, to, src, dst, buffers))
+pub(crate) fn slab(
+    from: &SourceTensor,
+    to: &Format,
+    range: Range<usize>,
+    out: &mut Vec<u8>,
+) -> Result<Deviation, Bad> {
+    out.resize(range.len() / to.block * to.bytes, 0);
+    let results: Vec<_> = out
+        .par_chunks_mut(PIECE / to.block * to.bytes)
+        .enumerate()
+        .map_init(Buffers::default, |buffers, (i, dst)| {
+            piece(from, to, range.start + i * PIECE, dst, buffers)
+        })
         .collect();
     let mut sum = Deviation::default();
     for (i, result) in results.into_iter().enumerate() {
@@ -49,23 +58,24 @@ struct Buffers {
     decoded: Vec<f32>,
 }
 
+/// Converts the elements from `start` on that fill `dst`.
 fn piece(
-    from: &Format,
+    from: &SourceTensor,
     to: &Format,
-    src: &[u8],
+    start: usize,
     dst: &mut [u8],
     buffers: &mut Buffers,
 ) -> Result<Deviation, Bad> {
     let Buffers { values, decoded } = buffers;
-    values.resize(src.len() / from.bytes * from.block, 0.0);
+    values.resize(dst.len() / to.bytes * to.block, 0.0);
     decoded.resize(values.len(), 0.0);
-    from.decode(src, values);
+    from.contents.read(start, values);
     let first_bad = |checked: &[f32]| checked.iter().position(|v| !v.is_finite());
     if let Some(at) = first_bad(values) {
         return Err(Bad { at, value: values[at] });
     }
-    if from.ty == to.ty {
-        dst.copy_from_slice(src);
+    if let Some(src) = from.contents.encoded().filter(|_| from.stored == Stored::Ggml(to.ty)) {
+        dst.copy_from_slice(&src[start / to.block * to.bytes..][..dst.len()]);
         return Ok(Deviation::between(values, values));
     }
     // A plan holds only types with an encoder.

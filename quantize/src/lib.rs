@@ -1,12 +1,13 @@
 //! Files to files: which tensor gets which format, and the new file, written as a stream.
 //!
-//! A [`Plan`] says for every tensor of a GGUF file what becomes of it, and how large the new file will be; nothing has
+//! A [`Plan`] says for every tensor of a [`Source`] what becomes of it, and how large the new file will be; nothing has
 //! been read or written then but metadata. [`run`] carries it out: tensor by tensor, some megabytes at a time, on all
 //! cores, into `OUT.partial`, which becomes `OUT` when it is complete and on the disk. Whatever goes wrong, nothing is
 //! left behind. The same input gives the same bytes, whatever the number of threads.
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`source`] | a model that is read: keys, and tensors that are read piece by piece |
 //! | [`target`] | what is asked for: a type, and others for some tensors |
 //! | [`plan`] | what becomes of each tensor, and the stream |
 //! | [`output`] | a file that exists only when it is complete |
@@ -31,18 +32,18 @@ pub mod error;
 pub mod output;
 pub mod plan;
 mod rules;
+pub mod source;
 pub mod target;
 
 use std::io::BufWriter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-
-use ggml_sys::gguf::Access;
 
 pub use deviation::Deviation;
 pub use error::{Error, Result};
 pub use output::Output;
 pub use plan::{Line, Options, Plan, Progress, Report};
+pub use source::Source;
 pub use target::{Override, Target, types};
 
 /// Bytes that are written at once where tensors are small.
@@ -63,10 +64,10 @@ pub fn run(
     progress: &mut dyn FnMut(Progress<'_>),
     cancel: &AtomicBool,
 ) -> Result<Report> {
-    let inputs = plan.source().shards().iter().map(|s| s.path());
+    let inputs = plan.source().files().iter().map(PathBuf::as_path);
     let output = Output::create(out, inputs, options.force)?;
     output.check_space(plan.file_size())?;
-    plan.source().advise(Access::Sequential);
+    plan.source().will_be_streamed();
     let stream = BufWriter::with_capacity(BUFFER, output.file());
     let report = plan.write(stream, &out.display().to_string(), options.threads, progress, cancel)?;
     output.commit()?;

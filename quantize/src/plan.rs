@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ggml_sys::format::Kind;
-use ggml_sys::gguf::{DataWriter, Gguf, Value, Writer};
-use ggml_sys::{GgmlType, Shape, Tensor};
+use ggml_sys::gguf::{DataWriter, Value, Writer};
+use ggml_sys::{GgmlType, Shape};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::convert::{self, SLAB};
 use crate::deviation::Deviation;
 use crate::error::{Error, Result};
 use crate::rules;
+use crate::source::{Source, SourceTensor, Stored};
 use crate::target::{self, Target};
 
 /// Version of ggml's quantized formats: the one since May 2023.
@@ -39,7 +40,7 @@ pub struct Line {
     /// Its dimensions, the fastest first.
     pub shape: Shape,
     /// The type it has.
-    pub from: GgmlType,
+    pub from: Stored,
     /// The type it gets.
     pub to: GgmlType,
     /// The type it would have got if its rows were a whole number of blocks, if they are not.
@@ -50,9 +51,9 @@ pub struct Line {
     pub new_bytes: u64,
 }
 
-/// What becomes of a model file.
+/// What becomes of a model.
 pub struct Plan {
-    source: Gguf,
+    source: Source,
     lines: Vec<Line>,
     /// Keys that are set anew.
     keys: Vec<(String, Value)>,
@@ -80,12 +81,13 @@ pub struct Report {
 }
 
 impl Plan {
-    /// Decides on the type of every tensor of `source`, all shards of it. Reads no tensor.
+    /// Decides on the type of every tensor of `source`, all files of it. Reads no tensor.
     ///
     /// # Errors
     /// If an override fits no tensor that can be converted, or the sizes of the new tensors overflow.
-    pub fn new(source: &Gguf, target: &Target) -> Result<Plan> {
-        let tied = source.tensor("output.weight").is_none();
+    pub fn new(source: impl Into<Source>, target: &Target) -> Result<Plan> {
+        let source = source.into();
+        let tied = !source.tensors().iter().any(|t| &*t.name == rules::OUTPUT);
         let lines: Vec<Line> = source.tensors().iter().map(|t| Line::new(t, target, tied)).collect();
         for o in target.overrides() {
             if !lines.iter().any(|l| !rules::is_kept(&l.name, l.shape) && o.fits(&l.name)) {
@@ -93,17 +95,18 @@ impl Plan {
                 return Err(Error::Pattern { pattern: o.pattern().into(), what });
             }
         }
-        if let Some(l) = lines.iter().find(|l| l.to != l.from && !target::is_writable(l.to.format())) {
+        let copied = |l: &Line| l.from == Stored::Ggml(l.to);
+        if let Some(l) = lines.iter().find(|l| !copied(l) && !target::is_writable(l.to.format())) {
             return Err(Error::NoEncoder { ty: l.to });
         }
-        let mut plan = Plan { source: source.clone(), lines, keys: Vec::new(), file_size: 0 };
+        let mut plan = Plan { source, lines, keys: Vec::new(), file_size: 0 };
         plan.set("general.quantization_version", QUANTIZATION_VERSION)?;
         plan.set("general.file_type", rules::file_type(target.ty()))?;
         Ok(plan)
     }
 
-    /// The file that is read.
-    pub fn source(&self) -> &Gguf {
+    /// The model that is read.
+    pub fn source(&self) -> &Source {
         &self.source
     }
 
@@ -174,20 +177,20 @@ impl Plan {
 }
 
 impl Line {
-    fn new(tensor: &Tensor, target: &Target, tied: bool) -> Line {
-        let (name, shape, from) = (tensor.shared_name().clone(), tensor.shape(), tensor.ty());
+    fn new(tensor: &SourceTensor, target: &Target, tied: bool) -> Line {
+        let (name, shape) = (tensor.name.clone(), tensor.shape);
         let kept = rules::is_kept(&name, shape);
-        let wanted = if kept { from } else { rules::wanted(target, &name, tied) };
+        let wanted = if kept { tensor.kept } else { rules::wanted(target, &name, tied) };
         let to = rules::fitting(wanted, shape);
         // Types have at most 4 bytes an element, and no file has 2^61 of them.
         let new_bytes = to.row_bytes(shape.row_len()).and_then(|row| row.checked_mul(shape.n_rows()));
         Line {
             name,
             shape,
-            from,
+            from: tensor.stored,
             to,
             fallback_of: (to != wanted).then_some(wanted),
-            bytes: tensor.bytes().len() as u64,
+            bytes: tensor.bytes,
             new_bytes: new_bytes.map_or(u64::MAX, |n| n as u64),
         }
     }
@@ -195,7 +198,11 @@ impl Line {
     /// Whether values go from one lossy type to another: that costs more than encoding what they once were.
     pub fn is_requantized(&self) -> bool {
         let is_float = |ty: GgmlType| matches!(ty.format().kind, Kind::Float { .. });
-        self.from != self.to && !is_float(self.from) && !is_float(self.to)
+        match self.from {
+            Stored::Ggml(from) => from != self.to && !is_float(from) && !is_float(self.to),
+            // What a model was trained in.
+            Stored::Fp8 => false,
+        }
     }
 }
 
@@ -217,30 +224,33 @@ struct Stream<'a, W: Write> {
 }
 
 impl<W: Write> Stream<'_, W> {
-    fn tensor(&mut self, file: &Path, tensor: &Tensor, line: &Line) -> Result<Deviation> {
-        let (from, to) = (line.from.format(), line.to.format());
+    fn tensor(&mut self, file: &Path, tensor: &SourceTensor, line: &Line) -> Result<Deviation> {
         let mut sum = Deviation::default();
-        for (i, src) in tensor.bytes().chunks(SLAB / from.block * from.bytes).enumerate() {
+        let (n, before) = (line.shape.n_elements(), self.done);
+        for start in (0..n).step_by(SLAB) {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
-            let converted = self.pool.install(|| convert::slab(from, to, src, &mut self.slab));
-            sum += converted.map_err(|bad| {
-                let n = line.shape.row_len();
-                let at = i * SLAB + bad.at;
-                let (value, row, column) = (bad.value, at / n, at % n);
-                let cannot = if value.is_finite() {
-                    format!(", which {} cannot express", to.name)
-                } else {
-                    String::new()
-                };
-                let what = format!("row {row}, column {column} is {value:?}{cannot}");
-                Error::tensor(file, &line.name, what)
-            })?;
+            let range = start..n.min(start + SLAB);
+            let to = line.to.format();
+            let converted = self.pool.install(|| convert::slab(tensor, to, range.clone(), &mut self.slab));
+            sum += converted.map_err(|bad| refused(file, line, start + bad.at, bad.value))?;
             self.data.write(&self.slab)?;
-            self.done = self.done.saturating_add(src.len() as u64);
+            tensor.contents.release(range.clone());
+            // Of at most as many bytes as the tensor has.
+            let read = u128::from(line.bytes) * range.end as u128 / n as u128;
+            self.done = before.saturating_add(read as u64);
             (self.progress)(Progress { done: self.done, total: self.total, tensor: &line.name });
         }
         Ok(sum)
     }
+}
+
+/// Element `at` of a tensor cannot be in the new file.
+fn refused(file: &Path, line: &Line, at: usize, value: f32) -> Error {
+    let n = line.shape.row_len();
+    let (row, column) = (at / n, at % n);
+    let cannot =
+        if value.is_finite() { format!(", which {} cannot express", line.to.name()) } else { String::new() };
+    Error::tensor(file, &line.name, format!("row {row}, column {column} is {value:?}{cannot}"))
 }

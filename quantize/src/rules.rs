@@ -5,7 +5,8 @@ use ggml_sys::{GgmlType, Shape};
 
 use crate::target::Target;
 
-const OUTPUT: &str = "output.weight";
+/// The output matrix; a model without one uses its token embedding.
+pub(crate) const OUTPUT: &str = "output.weight";
 const EMBEDDING: &str = "token_embd.weight";
 
 /// Why a tensor keeps its type: all that is small and matters much.

@@ -62,6 +62,18 @@ impl Backing for FileMap {
         let _ = range;
     }
 
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if range.end <= self.map.len() && !range.is_empty() {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the pages are those of a file, mapped to be read only: nothing was written to them that could be
+            // lost, and the next access brings the same bytes of the file back.
+            super::hint(unsafe { self.map.unchecked_advise_range(advice, range.start, range.len()) });
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     fn lock(&self) -> io::Result<()> {
         #[cfg(unix)]
         return self.map.lock();
