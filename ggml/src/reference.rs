@@ -198,7 +198,7 @@ fn decode(ty: GgmlType, n: usize, bytes: &[u8]) -> Vec<f32> {
 
 fn encode_into(ty: GgmlType, x: &[f32], (slot, len): (*mut u8, usize)) {
     let mut bytes = vec![0; len];
-    if ty.format().encode(x, &mut bytes).is_some() {
+    if ty.format().encode(x, None, &mut bytes).is_some() {
         // SAFETY: the slot has `len` bytes inside a chunk of the cache, which the caller borrows mutably.
         unsafe { slot.copy_from_nonoverlapping(bytes.as_ptr(), len) };
     }

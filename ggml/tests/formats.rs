@@ -9,6 +9,9 @@ use ggml_sys::gguf::Gguf;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+/// Every value matters the same.
+const UNIFORM: [f32; 256] = [1.0; 256];
+
 #[test]
 fn every_format_decodes_to_the_last_bit() {
     let files = quants();
@@ -39,7 +42,7 @@ fn rmse(format: &Format, n: usize, source: &[f32]) -> f64 {
         if i == 9 {
             continue;
         }
-        format.encode(row, &mut blocks).expect("an encoder");
+        format.encode(row, None, &mut blocks).expect("an encoder");
         format.decode(&blocks, &mut decoded);
         sum += row.iter().zip(&decoded).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
         count += n;
@@ -73,7 +76,7 @@ fn q8_0_encodes_to_ggmls_bytes() {
     let reference: serde_json::Value = read_json(&files.encoder_rmse);
     for ty in [GgmlType::Q8_0, GgmlType::BF16] {
         let mut blocks = vec![0; ty.row_bytes(source.len()).expect("whole blocks")];
-        ty.format().encode(&source, &mut blocks).expect("an encoder");
+        ty.format().encode(&source, None, &mut blocks).expect("an encoder");
         let want = reference["types"][ty.name()]["none"]["sha256_of_blocks"].as_str().expect("a hash");
         assert_eq!(sha256::hex(&blocks), want, "{ty}");
     }
@@ -132,7 +135,7 @@ proptest! {
             for values in values.chunks_exact(format.block) {
                 let mut bytes = vec![0; format.bytes];
                 let mut decoded = vec![0.0; format.block];
-                encode(values, &mut bytes);
+                encode(values, &UNIFORM, &mut bytes);
                 format.decode(&bytes, &mut decoded);
                 let largest = values.iter().fold(0f32, |m, x| m.max(x.abs()));
                 let squares: f32 = values.iter().zip(&decoded).map(|(x, y)| (x - y).powi(2)).sum();
@@ -159,7 +162,7 @@ proptest! {
             for values in values.chunks_exact(format.block) {
                 let mut bytes = vec![0; format.bytes];
                 let mut decoded = vec![0.0; format.block];
-                encode(values, &mut bytes);
+                encode(values, &UNIFORM, &mut bytes);
                 format.decode(&bytes, &mut decoded);
                 prop_assert!(decoded.iter().all(|x| x.is_finite()), "{}: {values:?} became {decoded:?}", format.name);
             }
@@ -184,7 +187,7 @@ proptest! {
         for ty in [GgmlType::TQ1_0, GgmlType::TQ2_0] {
             let mut bytes = vec![0; ty.format().bytes];
             let mut decoded = vec![0.0; 256];
-            ty.format().encode(&values, &mut bytes).expect("an encoder");
+            ty.format().encode(&values, None, &mut bytes).expect("an encoder");
             ty.format().decode(&bytes, &mut decoded);
             prop_assert_eq!(&decoded, &values);
         }
@@ -196,7 +199,7 @@ fn zeros_stay_zeros() {
     for (format, encode) in encoders() {
         let mut bytes = vec![255; format.bytes];
         let mut decoded = vec![1.0; format.block];
-        encode(&vec![0.0; format.block], &mut bytes);
+        encode(&vec![0.0; format.block], &UNIFORM, &mut bytes);
         format.decode(&bytes, &mut decoded);
         assert!(decoded.iter().all(|&x| x == 0.0), "{}: {decoded:?}", format.name);
     }

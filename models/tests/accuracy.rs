@@ -62,7 +62,7 @@ fn quantized(f16: &Gguf, format: &Format) -> Gguf {
     let mut data = w.begin(vec![]).unwrap();
     for (t, ty) in f16.tensors().iter().zip(&types) {
         let mut bytes = vec![0; ty.row_bytes(t.shape().row_len()).unwrap() * t.shape().n_rows()];
-        ty.format().encode(&t.to_f32(), &mut bytes).unwrap();
+        ty.format().encode(&t.to_f32(), None, &mut bytes).unwrap();
         data.write(&bytes).unwrap();
     }
     Gguf::from_bytes(Arc::new(data.finish().unwrap()), "quantized.gguf").unwrap()

@@ -67,7 +67,7 @@ fn old_form(new: &Gguf) -> Gguf {
     let mut data = w.begin(vec![]).unwrap();
     for (_, ty, shape, values) in &tensors {
         let mut bytes = vec![0; ty.row_bytes(shape.row_len()).unwrap() * shape.n_rows()];
-        ty.format().encode(values, &mut bytes).unwrap();
+        ty.format().encode(values, None, &mut bytes).unwrap();
         data.write(&bytes).unwrap();
     }
     let bytes = data.finish().unwrap();

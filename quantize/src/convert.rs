@@ -79,7 +79,7 @@ fn piece(
         return Ok(Deviation::between(values, values));
     }
     // A plan holds only types with an encoder.
-    let encoded = to.encode(values, dst);
+    let encoded = to.encode(values, None, dst);
     debug_assert!(encoded.is_some(), "{}", to.name);
     to.decode(dst, decoded);
     match first_bad(decoded) {

@@ -31,7 +31,7 @@ impl Source {
     fn values(mut self, name: &str, dims: &[usize], ty: GgmlType, values: &[f32]) -> Self {
         let shape = Shape::new(dims).unwrap();
         let mut bytes = vec![0; ty.row_bytes(values.len()).unwrap()];
-        ty.format().encode(values, &mut bytes).unwrap();
+        ty.format().encode(values, None, &mut bytes).unwrap();
         self.writer.tensor(name, ty, shape).unwrap();
         self.data.push(bytes);
         self
@@ -125,7 +125,7 @@ fn every_type_with_an_encoder_comes_out_as_planned() {
             assert_eq!(tensor.bytes().len() as u64, line.new_bytes);
             let old = source.tensor(&line.name).unwrap().to_f32();
             let mut encoded = vec![0; tensor.bytes().len()];
-            line.to.format().encode(&old, &mut encoded).unwrap();
+            line.to.format().encode(&old, None, &mut encoded).unwrap();
             assert!(tensor.bytes() == encoded, "{ty}: {}", line.name);
             check_deviation(&old, &tensor.to_f32(), deviation);
         }
@@ -246,7 +246,7 @@ fn tensors_larger_than_a_slab_are_converted_in_pieces() {
     let gguf = Gguf::from_bytes(std::sync::Arc::new(source().bytes()), "source").unwrap();
     let values = gguf.tensors()[0].to_f32();
     let mut want = vec![0; rows * GgmlType::Q8_0.row_bytes(96).unwrap()];
-    GgmlType::Q8_0.format().encode(&values, &mut want).unwrap();
+    GgmlType::Q8_0.format().encode(&values, None, &mut want).unwrap();
     for threads in [1, 3] {
         let (mut out, mut told) = (Vec::new(), vec![]);
         let plan = Plan::new(&gguf, &target(GgmlType::Q8_0)).unwrap();

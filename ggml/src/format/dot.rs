@@ -111,7 +111,7 @@ mod tests {
         let want: f32 = values.iter().zip(&x).map(|(w, x)| w * x).sum();
         for ty in [GgmlType::F32, GgmlType::F16, GgmlType::BF16] {
             let mut w = vec![0; ty.row_bytes(K).expect("any row")];
-            ty.format().encode(&values, &mut w).expect("plain numbers");
+            ty.format().encode(&values, None, &mut w).expect("plain numbers");
             assert_eq!(dot_f32(ty.format(), &w, &x), want, "{ty}");
         }
     }

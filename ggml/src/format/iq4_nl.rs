@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, nibbles, pack_nibbles};
 use super::grids::IQ4_VALUES;
-use super::search::{self, UNIFORM, inverse, nearest_index, nearest_level};
+use super::search::{self, inverse, nearest_index, nearest_level};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -50,8 +50,8 @@ const LEVELS: [f32; 16] = {
 const CANDIDATES: [f32; 10] = [-134.5, -132.0, -129.5, -127.0, -124.5, -122.0, -119.5, 110.0, 113.0, 116.0];
 
 /// The best scale of 32 values.
-pub fn scale(x: &[f32; 32]) -> f32 {
-    search::scale(x, &UNIFORM, &CANDIDATES, |x| nearest_level(&LEVELS, x))
+pub fn scale(x: &[f32; 32], weights: &[f32]) -> f32 {
+    search::scale(x, weights, &CANDIDATES, |x| nearest_level(&LEVELS, x))
 }
 
 /// The nibbles of 32 values by their scale.
@@ -60,8 +60,8 @@ pub fn pack(x: &[f32; 32], d: f32) -> [u8; 16] {
     pack_nibbles(&x.map(|x| nearest_index(&LEVELS, x * inverse)))
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
     let x = &src.as_chunks().0[0];
-    let d = F16::new(scale(x));
+    let d = F16::new(scale(x, weights));
     *bytemuck::from_bytes_mut(dst) = Block { d, qs: pack(x, d.get()) };
 }

@@ -46,9 +46,9 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
     let subs = src.as_chunks::<32>().0;
-    let fits: [f32; 8] = std::array::from_fn(|i| iq4_nl::scale(&subs[i]));
+    let fits: [f32; 8] = std::array::from_fn(|i| iq4_nl::scale(&subs[i], &weights[32 * i..]));
     let (d, s) = search::signed_scales(&fits, -32.0, 31.0);
     let (mut scales_high, mut scales_low) = (0u16, [0; 4]);
     for (i, s) in s.iter().enumerate() {

@@ -155,8 +155,8 @@ pub enum Kind {
     Blocks(Blocks),
 }
 
-/// Encodes one block: `src` and `dst` are exactly one block.
-pub type Encode = fn(src: &[f32], dst: &mut [u8]);
+/// Encodes one block: `src` and `dst` are exactly one block, `weights` has a number for each value at least.
+pub type Encode = fn(src: &[f32], weights: &[f32], dst: &mut [u8]);
 
 /// What is particular to a format of small integers.
 pub struct Blocks {
@@ -169,7 +169,7 @@ pub struct Blocks {
     /// Unpacks one block. `src` is exactly one block; of `dst` only what the block has is written.
     /// Never panics, whatever the bytes are.
     pub unpack: fn(src: &[u8], dst: &mut Unpacked),
-    /// Encodes one block of values without importance weights; `None` while nobody has written it.
+    /// Encodes one block of values with weights; `None` while nobody has written it.
     pub encode: Option<Encode>,
 }
 
@@ -229,16 +229,23 @@ impl Format {
 
     /// Encodes whole blocks, `None` if the format has no encoder yet.
     ///
+    /// With `importance`, a number that is not negative for each value, what is kept small is the error weighted by
+    /// it, Σ importance·(value − decoded)²; without, every value matters the same.
+    ///
     /// # Panics
-    /// If `src` is no whole number of blocks or `dst` has another length than they take.
-    pub fn encode(&self, src: &[f32], dst: &mut [u8]) -> Option<()> {
+    /// If `src` is no whole number of blocks, `dst` has another length than they take, or `importance` another one
+    /// than `src`.
+    pub fn encode(&self, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) -> Option<()> {
         assert_eq!(dst.len() / self.bytes * self.block, src.len(), "{}: lengths differ", self.name);
+        assert!(importance.is_none_or(|w| w.len() == src.len()), "{}: a weight for each value", self.name);
         match &self.kind {
             Kind::Float { encode, .. } => encode(src, dst),
             Kind::Blocks(b) => {
                 let encode = b.encode?;
-                for (src, dst) in src.chunks_exact(self.block).zip(dst.chunks_exact_mut(self.bytes)) {
-                    encode(src, dst);
+                let blocks = src.chunks_exact(self.block).zip(dst.chunks_exact_mut(self.bytes));
+                for (i, (src, dst)) in blocks.enumerate() {
+                    let weights = importance.map_or(&search::UNIFORM[..], |w| &w[i * self.block..]);
+                    encode(src, weights, dst);
                 }
             }
         }

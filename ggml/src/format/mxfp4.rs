@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::bits::{nibbles, pack_nibbles};
 use super::e2m1;
-use super::search::{self, UNIFORM};
+use super::search::{self};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -49,13 +49,13 @@ fn half_e8m0(e: u8) -> f32 {
 
 /// Of the exponent with which the largest magnitude lies between 4 and 8, beyond the largest code 6 or not, and the
 /// next one the better.
-fn encode(src: &[f32], dst: &mut [u8]) {
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
     /// The largest exponent whose largest value is finite.
     const LARGEST: u8 = 252;
     let exponent = (search::extreme(src).to_bits() >> 23 & 255) as u8;
     let e = exponent.saturating_sub(2).min(LARGEST);
     let candidates = [e, (e + 1).min(LARGEST)];
-    let e = e2m1::best(src, &UNIFORM, candidates, half_e8m0);
+    let e = e2m1::best(src, weights, candidates, half_e8m0);
     *bytemuck::from_bytes_mut(dst) = Block { e, qs: pack_nibbles(&e2m1::codes(src, half_e8m0(e))) };
 }
 

@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::e2m1;
-use super::search::{self, UNIFORM};
+use super::search::{self};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -69,12 +69,12 @@ pub fn nearest_ue4m3(x: f32) -> u8 {
 }
 
 /// Of the scale with which the largest magnitude has the largest code, 6, and its neighbours the best.
-fn encode(src: &[f32], dst: &mut [u8]) {
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
     let mut block: Block = Zeroable::zeroed();
     for (sub, x) in src.as_chunks::<16>().0.iter().enumerate() {
         let covering = nearest_ue4m3(search::extreme(x).abs() / 6.0);
         let candidates = (covering.saturating_sub(3)..=covering + 3).filter(|&s| s <= LARGEST);
-        let scale = e2m1::best(x, &UNIFORM, candidates, half_ue4m3);
+        let scale = e2m1::best(x, &weights[16 * sub..], candidates, half_ue4m3);
         let codes: [u8; 16] = e2m1::codes(x, half_ue4m3(scale));
         block.scales[sub] = scale;
         block.qs[sub] = std::array::from_fn(|i| codes[i] | codes[i + 8] << 4);

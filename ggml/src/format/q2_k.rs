@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_two_bits};
-use super::search::{self, Min, UNIFORM, codes};
+use super::search::{self, Min, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -50,10 +50,10 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
     let subs = src.as_chunks::<16>().0;
     let fits: [(f32, f32); 16] =
-        std::array::from_fn(|i| search::affine(&subs[i], &UNIFORM, 3.0, Min::NotAboveZero));
+        std::array::from_fn(|i| search::affine(&subs[i], &weights[16 * i..], 3.0, Min::NotAboveZero));
     let (d, scales) = search::unsigned_scales(&fits.map(|(d, _)| d), 15.0);
     let (dmin, mins) = search::unsigned_scales(&fits.map(|(_, m)| -m), 15.0);
     let qs: [[u8; 16]; 16] = std::array::from_fn(|i| {

@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_two_bits};
-use super::search::{self, UNIFORM, codes};
+use super::search::{self, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -53,9 +53,9 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
     let subs = src.as_chunks::<16>().0;
-    let fits: [f32; 16] = std::array::from_fn(|i| search::integers(&subs[i], &UNIFORM, -4.0, 3.0));
+    let fits: [f32; 16] = std::array::from_fn(|i| search::integers(&subs[i], &weights[16 * i..], -4.0, 3.0));
     let (d, s) = search::signed_scales(&fits, -32.0, 31.0);
     let qs: [[u8; 16]; 16] =
         std::array::from_fn(|i| codes(&subs[i], d.get() * f32::from(s[i]), 0.0, -4.0, 3.0));

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, nibbles, pack_nibbles};
-use super::search::{self, UNIFORM, codes};
+use super::search::{self, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -34,8 +34,8 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     nibbles(&b.qs, dst.sub_mut(0), |q| q as i8 - 8);
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
-    let d = F16::new(search::integers(src, &UNIFORM, -8.0, 7.0));
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
+    let d = F16::new(search::integers(src, weights, -8.0, 7.0));
     let qs = pack_nibbles(&codes(src, d.get(), 0.0, -8.0, 7.0));
     *bytemuck::from_bytes_mut(dst) = Block { d, qs };
 }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, nibbles, pack_nibbles};
-use super::search::{self, Min, UNIFORM, codes};
+use super::search::{self, Min, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -36,8 +36,8 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     nibbles(&b.qs, dst.sub_mut(0), |q| q as i8);
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
-    let (d, m) = search::affine(src, &UNIFORM, 15.0, Min::Free);
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
+    let (d, m) = search::affine(src, weights, 15.0, Min::Free);
     let (d, m) = (F16::new(d), F16::new(m));
     let qs = pack_nibbles(&codes(src, d.get(), m.get(), 0.0, 15.0));
     *bytemuck::from_bytes_mut(dst) = Block { d, m, qs };

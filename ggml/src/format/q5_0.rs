@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, five_bits, pack_five_bits};
-use super::search::{self, UNIFORM, codes};
+use super::search::{self, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -35,8 +35,8 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     five_bits(&b.qs, b.high, dst.sub_mut(0), |q| q as i8 - 16);
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
-    let d = F16::new(search::integers(src, &UNIFORM, -16.0, 15.0));
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
+    let d = F16::new(search::integers(src, weights, -16.0, 15.0));
     let (qs, high) = pack_five_bits(&codes(src, d.get(), 0.0, -16.0, 15.0));
     *bytemuck::from_bytes_mut(dst) = Block { d, high, qs };
 }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, five_bits, pack_five_bits};
-use super::search::{self, Min, UNIFORM, codes};
+use super::search::{self, Min, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -37,8 +37,8 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     five_bits(&b.qs, b.high, dst.sub_mut(0), |q| q as i8);
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
-    let (d, m) = search::affine(src, &UNIFORM, 31.0, Min::Free);
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
+    let (d, m) = search::affine(src, weights, 31.0, Min::Free);
     let (d, m) = (F16::new(d), F16::new(m));
     let (qs, high) = pack_five_bits(&codes(src, d.get(), m.get(), 0.0, 31.0));
     *bytemuck::from_bytes_mut(dst) = Block { d, m, high, qs };

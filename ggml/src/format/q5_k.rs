@@ -5,7 +5,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_scales_and_mins, scales_and_mins};
-use super::search::{self, Min, UNIFORM, codes};
+use super::search::{self, Min, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -47,10 +47,10 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
     let subs = src.as_chunks::<32>().0;
     let fits: [(f32, f32); 8] =
-        std::array::from_fn(|i| search::affine(&subs[i], &UNIFORM, 31.0, Min::NotAboveZero));
+        std::array::from_fn(|i| search::affine(&subs[i], &weights[32 * i..], 31.0, Min::NotAboveZero));
     let (d, scales) = search::unsigned_scales(&fits.map(|(d, _)| d), 63.0);
     let (dmin, mins) = search::unsigned_scales(&fits.map(|(_, m)| -m), 63.0);
     let qs: [[u8; 32]; 8] = std::array::from_fn(|i| {

@@ -37,7 +37,7 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
 
 /// Scale = largest magnitude / 127, nearest integers, halves away from zero: there is nothing to search for, and
 /// the blocks are the same to the last bit as everybody else's.
-fn encode(src: &[f32], dst: &mut [u8]) {
+fn encode(src: &[f32], _: &[f32], dst: &mut [u8]) {
     let amax = src.iter().fold(0f32, |m, x| m.max(x.abs()));
     let d = (amax / 127.0).min(f16::MAX.to_f32());
     let inverse = inverse(d);

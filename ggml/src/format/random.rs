@@ -77,7 +77,7 @@ pub fn random_blocks(ty: GgmlType, n_blocks: usize, scale: f32, seed: u64) -> Ve
     let mut out = vec![0; n_blocks * format.bytes];
     let Some(field) = scale_of(ty) else {
         let xs: Vec<f32> = (0..n_blocks).map(|_| scale * random.gaussian()).collect();
-        let encoded = format.encode(&xs, &mut out);
+        let encoded = format.encode(&xs, None, &mut out);
         debug_assert!(encoded.is_some(), "plain numbers always encode");
         return out;
     };

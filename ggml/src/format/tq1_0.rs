@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::F16;
-use super::search::{self, UNIFORM, codes};
+use super::search::{self, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -56,8 +56,8 @@ fn digits<const N: usize>(bytes: &[u8; N], qs: &mut [i8]) {
     }
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
-    let d = F16::new(search::ternary(src, &UNIFORM));
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
+    let d = F16::new(search::ternary(src, weights));
     let digits: [u8; 256] = codes(src, d.get(), 0.0, -1.0, 1.0);
     *bytemuck::from_bytes_mut(dst) =
         Block { first: pack(&digits[..160]), second: pack(&digits[160..240]), last: pack(&digits[240..]), d };

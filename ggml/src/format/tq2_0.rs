@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_two_bits};
-use super::search::{self, UNIFORM, codes};
+use super::search::{self, codes};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -44,8 +44,8 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], dst: &mut [u8]) {
-    let d = F16::new(search::ternary(src, &UNIFORM));
+fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
+    let d = F16::new(search::ternary(src, weights));
     let digits: [u8; 256] = codes(src, d.get(), 0.0, -1.0, 1.0);
     *bytemuck::from_bytes_mut(dst) = Block { qs: pack_two_bits(&digits), d };
 }

@@ -194,7 +194,7 @@ fn transpose(t: &Tensor, k: Stack, rank: usize) -> Option<Tensor> {
             row.iter().enumerate().for_each(|(c, v)| columns[c * k.rows + d] = *v);
         }
         // F32, F16 and BF16 all have encoders.
-        let _ = ty.format().encode(&columns, out);
+        let _ = ty.format().encode(&columns, None, out);
     });
     let shape = Shape::new(&[k.rows, rank, k.n])?;
     Tensor::new(format!("{} (keys, transposed)", t.name()), ty, shape, Bytes::from_vec(bytes))

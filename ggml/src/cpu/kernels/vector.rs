@@ -273,7 +273,7 @@ impl<S: Simd> Kernel<S> for ToQ8<'_> {
             let inverse = 1.0 / d;
             if !(amax.is_finite() && inverse.is_finite()) {
                 // Nothing but zeros, or what is no number: seldom enough for the format's own way.
-                let _ = GgmlType::Q8_0.format().encode(x, bytes);
+                let _ = GgmlType::Q8_0.format().encode(x, None, bytes);
                 continue;
             }
             bytes[..2].copy_from_slice(&half::f16::from_f32(d).to_le_bytes());

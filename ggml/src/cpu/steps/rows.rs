@@ -102,7 +102,7 @@ fn encode(x: &Exec<'_>, ty: GgmlType, from: &[f32], to: &mut [u8]) {
         GgmlType::Q8_0 => x.kernels.to_q8_0(from, to),
         _ => {
             // The formats that a cache can have all have encoders, which the backend checks when it compiles.
-            let _ = ty.format().encode(from, to);
+            let _ = ty.format().encode(from, None, to);
         }
     }
 }

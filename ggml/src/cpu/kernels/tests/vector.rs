@@ -142,7 +142,7 @@ proptest! {
         let halves = (0..32).map(|i| (i as f32 - 15.5) * if i % 2 == 0 { 1.0 } else { -1.0 });
         x.extend(halves.chain([127.0]).take(33).skip(1));
         let mut expected = vec![0; x.len() / 32 * 34];
-        GgmlType::Q8_0.format().encode(&x, &mut expected).unwrap();
+        GgmlType::Q8_0.format().encode(&x, None, &mut expected).unwrap();
         for kernels in available() {
             let mut bytes = vec![0xee; expected.len()];
             kernels.to_q8_0(&x, &mut bytes);
