@@ -10,8 +10,8 @@ use crate::tensor::Backing;
 
 /// A cache line, also the widest vector.
 pub const ALIGN: usize = 64;
-/// A few huge pages of the usual 2 MiB: less is not worth a map of its own.
-const HUGE: usize = 8 << 20;
+/// A few huge pages of the usual 2 MiB: less is not worth a map of its own. In tests some small ones.
+const HUGE: usize = if cfg!(test) { 1 << 16 } else { 8 << 20 };
 
 /// Owned zeroed bytes on a 64-byte boundary.
 pub struct AlignedBuf {
@@ -85,7 +85,7 @@ impl Backing for AlignedBuf {
         match &self.memory {
             #[cfg(unix)]
             Memory::Map(map) => map.lock(),
-            // Some megabytes at most.
+            // Some megabytes at most, on pages shared with others.
             _ => Ok(()),
         }
     }
@@ -97,5 +97,25 @@ impl Drop for AlignedBuf {
             // SAFETY: allocated in `zeroed` with this layout.
             unsafe { dealloc(ptr.as_ptr(), layout) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_zero_aligned_and_ones_own_on_the_heap_and_in_maps() {
+        for len in [0, 1, HUGE - 1, HUGE, HUGE + 1] {
+            for make in [AlignedBuf::zeroed, AlignedBuf::huge] {
+                let mut buf = make(len).unwrap();
+                assert_eq!((buf.as_slice().len(), buf.as_ptr() as usize % ALIGN), (len, 0));
+                assert!(buf.as_slice().iter().all(|b| *b == 0));
+                buf.as_mut_slice().fill(7);
+                assert!(make(len).unwrap().as_slice().iter().all(|b| *b == 0));
+                assert!(buf.as_slice().iter().all(|b| *b == 7));
+            }
+        }
+        assert!(AlignedBuf::zeroed(usize::MAX).is_none() && AlignedBuf::huge(usize::MAX).is_none());
     }
 }

@@ -70,7 +70,8 @@ pub trait Backing: AsRef<[u8]> + Send + Sync {
     /// These bytes will not be read soon: a map may let go of them until they are.
     fn release(&self, _range: Range<usize>) {}
 
-    /// Keeps the bytes from leaving memory.
+    /// Keeps the bytes of a map from leaving memory. Those on the heap are left as they are: its pages are shared with
+    /// others, and small.
     ///
     /// # Errors
     /// If the process may not lock that much, or the system cannot.

@@ -1,13 +1,15 @@
 //! Files as people have them: read, written, split, older, larger than memory.
 
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use fathom_testing::fixtures;
 use fathom_testing::raw_gguf::{Raw, ty};
 use fathom_testing::sha256;
 use ggml_sys::gguf::{Access, Gguf, Metadata, StringArray, Value, ValueType, Writer};
+use ggml_sys::tensor::Backing;
 use ggml_sys::{GgmlType, Shape};
 
 /// The file that `writer` describes, its tensors taken from `from`.
@@ -296,7 +298,7 @@ fn a_split_model_is_opened_by_any_of_its_shards() {
             assert_eq!((a.name(), a.ty(), a.shape()), (b.name(), b.ty(), b.shape()));
             assert!(a.bytes() == b.bytes(), "{}", a.name());
         }
-        // Hints reach whichever shard the rows are in.
+        // Hints change nothing that can be seen.
         file.advise(Access::Random);
         file.announce_reads(true);
         file.tensors().iter().for_each(|t| t.will_need(0..t.shape().n_rows()));
@@ -326,10 +328,71 @@ fn a_file_is_the_same_in_the_page_cache_and_in_memory_of_its_own() {
     }
     for (a, b) in own.tensors().iter().zip(whole.tensors()) {
         assert!(a.name() == b.name() && a.bytes() == b.bytes(), "{}", a.name());
-        a.will_need(0..a.shape().n_rows());
     }
     assert_eq!(own.tensors().len(), whole.tensors().len());
-    own.lock().unwrap();
+}
+
+#[test]
+fn announced_rows_are_the_bytes_that_they_are_read_from() {
+    /// A file that notes what will be needed of it.
+    struct Noted(Vec<u8>, Mutex<Vec<Range<usize>>>);
+    impl AsRef<[u8]> for Noted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Backing for Noted {
+        fn will_need(&self, range: Range<usize>) {
+            self.1.lock().unwrap().push(range);
+        }
+    }
+    let path = fixtures::model("llama3").f16;
+    let bytes = Arc::new(Noted(std::fs::read(path).unwrap(), Mutex::default()));
+    let file = Gguf::from_bytes(bytes.clone(), "noted.gguf").unwrap();
+    let tensor = file.tensor("blk.1.ffn_down.weight").unwrap();
+    tensor.will_need(3..7);
+    let noted = std::mem::take(&mut *bytes.1.lock().unwrap());
+    let [range] = &noted[..] else { panic!("{noted:?}") };
+    let rows: Vec<u8> = (3..7).flat_map(|i| tensor.row(i)).copied().collect();
+    assert_eq!(bytes.0[range.clone()], rows);
+    assert_eq!(bytes.0[range.clone()].as_ptr(), tensor.row(3).as_ptr());
+}
+
+/// KiB that this process has locked, where the system says it.
+#[cfg(target_os = "linux")]
+fn locked() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmLck:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_locked_file_stays_in_memory_as_long_as_the_model() {
+    let Some(before) = locked() else { return };
+    let mut w = Writer::new("locked.gguf");
+    w.tensor("x", GgmlType::F32, Shape([8192, 1, 1, 1])).unwrap();
+    let mut data = w.begin(Vec::new()).unwrap();
+    data.write(&[7; 32768]).unwrap();
+    let bytes = data.finish().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &bytes).unwrap();
+    let model = Gguf::open(file.path()).unwrap();
+    match model.lock() {
+        Ok(()) => assert!(locked().unwrap() >= before + bytes.len() / 1024),
+        Err(e) => {
+            // Less than these few pages, then.
+            let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+            let line = limits.lines().find_map(|l| l.strip_prefix("Max locked memory")).unwrap();
+            let limit: usize = line.split_whitespace().next().unwrap().parse().unwrap();
+            assert!(limit < bytes.len() + 4096, "{e} with a limit of {limit}");
+        }
+    }
+    drop(model);
+    assert_eq!(locked(), Some(before));
+    // What is on the heap is left alone.
+    open_bytes(bytes).lock().unwrap();
+    assert_eq!(locked(), Some(before));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! needed in a moment can be asked for ([`Gguf::announce_reads`]).
 
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
@@ -22,8 +23,8 @@ use super::{Gguf, Part, display};
 use crate::memory::AlignedBuf;
 use crate::tensor::Backing;
 
-/// Bytes that a thread reads at a time.
-const PIECE: usize = 8 << 20;
+/// Bytes that a thread reads at a time. In tests a few, so that small files have several pieces.
+const PIECE: usize = if cfg!(test) { 1 << 10 } else { 8 << 20 };
 /// Threads that read, however few processors there are: disks are faster when asked for several things.
 const READERS: usize = 4;
 /// Places at which [`Gguf::is_cached`] looks.
@@ -89,12 +90,16 @@ impl Gguf {
         self.maps().for_each(|map| map.announce.store(on, Ordering::Relaxed));
     }
 
-    /// Whether the pages of the files seem to be in the page cache, by the time it takes to touch some.
+    /// Whether the pages of the files seem to be in the page cache, by the time it takes to touch some: others each time,
+    /// because those that were touched are there.
     pub fn is_cached(&self) -> bool {
+        let random = RandomState::new().hash_one(()) as usize;
         let slow = |map: &FileMap| {
+            let step = map.map.len() / SAMPLES;
+            let first = random % step.max(1);
             let touch = |i: usize| {
                 let start = Instant::now();
-                std::hint::black_box(map.map.get(i * (map.map.len() / SAMPLES)));
+                std::hint::black_box(map.map.get(first + i * step).copied());
                 usize::from(start.elapsed() > CACHED)
             };
             (0..SAMPLES).map(touch).sum::<usize>()
@@ -116,7 +121,8 @@ impl Gguf {
         }
     }
 
-    /// Keeps all bytes in memory until the model is dropped.
+    /// Keeps the maps, of the files or of memory of their own, from leaving memory until the model is dropped. Bytes on the
+    /// heap, as small models are after [`Gguf::into_memory`], are left as they are.
     ///
     /// # Errors
     /// If the process may not lock that much, or the system cannot.
@@ -205,20 +211,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_cover_everything_once_and_end_with_the_first_error() {
+    fn pieces_cover_everything_once() {
         for len in [0, 1, PIECE, 5 * PIECE + 7] {
-            let seen = AtomicUsize::new(0);
-            let add = |r: Range<usize>| {
-                seen.fetch_add(r.len(), Ordering::Relaxed);
+            let seen: Vec<_> = (0..len).map(|_| AtomicUsize::new(0)).collect();
+            let visit = |r: Range<usize>| {
+                seen[r].iter().for_each(|n| _ = n.fetch_add(1, Ordering::Relaxed));
                 Ok(())
             };
-            in_pieces(len, add).unwrap();
-            assert_eq!(seen.into_inner(), len);
+            in_pieces(len, visit).unwrap();
+            assert!(seen.into_iter().all(|n| n.into_inner() == 1), "{len} bytes");
         }
+    }
+
+    #[test]
+    fn nothing_more_is_begun_after_an_error() {
+        let begun = AtomicUsize::new(0);
         let failing = |r: Range<usize>| match r.start / PIECE {
-            3 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => {
+                begun.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+                Ok(())
+            }
         };
-        assert_eq!(in_pieces(100 * PIECE, failing).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let n = 100_000;
+        assert_eq!(in_pieces(n * PIECE, failing).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(begun.into_inner() < n / 10);
+    }
+
+    #[test]
+    fn files_of_several_pieces_are_read_in_order() {
+        let bytes: Vec<u8> =
+            (0..7 * PIECE as u32 + 100).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let done = AtomicUsize::new(0);
+        let memory = read(file.path(), &|n| _ = done.fetch_add(n, Ordering::Relaxed)).unwrap();
+        assert!(memory.as_slice() == bytes);
+        assert_eq!(done.into_inner(), bytes.len());
     }
 }
