@@ -18,9 +18,9 @@ const VERSION: u32 = 3;
 
 /// Where everything will lie in a new file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct Layout<W = Vec<u8>> {
     /// Everything up to the data of the tensors.
-    pub header: Vec<u8>,
+    pub header: W,
     /// The data of each tensor, in the order of announcing. What is between them is zero.
     pub tensors: Vec<Range<u64>>,
     /// Bytes of the file.
@@ -111,7 +111,7 @@ impl Writer {
     /// # Errors
     /// If `general.alignment` is set to something that cannot be.
     pub fn file_size(&self) -> Result<u64> {
-        self.layout().map(|l| l.size)
+        self.place(io::sink()).map(|l| l.size)
     }
 
     /// Where everything will lie, for those who put the data there themselves.
@@ -119,8 +119,13 @@ impl Writer {
     /// # Errors
     /// If `general.alignment` is set to something that cannot be.
     pub fn layout(&self) -> Result<Layout> {
+        self.place(Vec::new())
+    }
+
+    /// Where everything will lie behind a header that goes to `out`.
+    fn place<W: Write>(&self, out: W) -> Result<Layout<W>> {
         let alignment = parse::alignment(&self.metadata)?;
-        let mut out = Output { out: Vec::new(), at: 0 };
+        let mut out = Output { out, at: 0 };
         self.encode(&mut out, alignment).map_err(|e| self.failed(e))?;
         let mut size = out.at;
         let mut tensors = Vec::with_capacity(self.tensors.len());
