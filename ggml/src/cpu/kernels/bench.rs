@@ -12,8 +12,8 @@ fn numbers(n: usize) -> Vec<f32> {
     (0..n).map(|_| random.gaussian()).collect()
 }
 
-/// Rows of activations in 8-bit blocks.
-struct Activations {
+/// Rows of activations in 8-bit blocks, of benches and tests.
+pub(super) struct Activations {
     k: usize,
     rows: usize,
     block: usize,
@@ -23,14 +23,15 @@ struct Activations {
 }
 
 impl Activations {
-    fn new(x: &[f32], k: usize, block: usize) -> Self {
+    /// Quantizes rows of `k` numbers.
+    pub(super) fn new(x: &[f32], k: usize, block: usize) -> Self {
         let (n, rows) = (x.len(), x.len() / k);
         let (mut qs, mut d, mut sums) = (vec![0; n], vec![0.0; n / block], vec![0; n / SUM]);
         quantize_row(x, block, &mut qs, &mut d, &mut sums);
         Activations { k, rows, block, qs, d, sums }
     }
 
-    fn rows(&self) -> Q8Rows<'_> {
+    pub(super) fn view(&self) -> Q8Rows<'_> {
         let Activations { k, rows, block, .. } = *self;
         Q8Rows { k, rows, block, qs: &self.qs, d: &self.d, sums: &self.sums }
     }
@@ -86,9 +87,9 @@ impl Product {
         unsafe {
             match &self.quantized {
                 Some(x) if many => {
-                    kernels.gemm_q8(self.ty, &self.w, row_bytes, self.n_w, x.rows(), y, self.n_w)
+                    kernels.gemm_q8(self.ty, &self.w, row_bytes, self.n_w, x.view(), y, self.n_w)
                 }
-                Some(x) => kernels.matvec_q8(self.ty, &self.w, row_bytes, self.n_w, x.rows(), y, self.n_w),
+                Some(x) => kernels.matvec_q8(self.ty, &self.w, row_bytes, self.n_w, x.view(), y, self.n_w),
                 None => {
                     let rows = self.x.len() / self.k;
                     kernels.matvec_f32(
@@ -170,7 +171,7 @@ impl Attention {
         assert_eq!(self.ty, GgmlType::Q8_0, "rows in Q8_0");
         let queries = Activations::new(&self.queries, self.width, 32);
         let panels = bytemuck::cast_slice_mut(&mut self.panels);
-        kernels.arrange_q8(queries.rows(), panels);
+        kernels.arrange_q8(queries.view(), panels);
         let (q, keys) =
             ((&*panels, self.n_queries, self.width), (self.rows.as_ptr(), self.rows.len() / self.n));
         // SAFETY: `n` rows of `width` elements, and room for `n` scores of each query.

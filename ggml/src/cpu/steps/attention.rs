@@ -272,8 +272,9 @@ impl FewRows {
         let values = rows_from(x.cache.values(seq, a.op.layer, kv, at / CHUNK), at);
         let stride = panel_stride(k_dim.max(v_dim));
         let (panel, scores) = (m.rows.as_mut_ptr(), (m.scores.as_mut_ptr(), TILE));
-        // SAFETY: the chunk has rows for all its positions, of which those up to `n` have been written in earlier phases; the
-        // panel has TILE rows of `stride` numbers, scores TILE numbers for every query.
+        // SAFETY: a tile lies in one chunk and ends before or with what the last row of the block sees, so `prepare` has
+        // counted its keys and an earlier phase has stored them. `sizes` has made room for TILE rows of `stride` numbers, which
+        // is no less than `k_dim` rounded up to 16, and for TILE scores of every query, all of this item alone.
         unsafe {
             if a.quantized() {
                 k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, scores);
@@ -292,7 +293,9 @@ impl FewRows {
             let (width, format) = (strip.min(v_dim - c), a.v_ty.format());
             // The keys that come next in the chunk; with grouped heads the values are elsewhere.
             let ahead = n * keys.1 * c / v_dim..n * keys.1 * (c + width) / v_dim;
-            // SAFETY: as for the keys; strips begin with whole blocks; `acc` has `v_dim` numbers for every query.
+            // SAFETY: as for the keys, whose tile the values share; strips begin with whole blocks and end within rows, and
+            // TILE rows of one fit where TILE rows of `stride` do. If there are none, the panel holds the keys, as wide as the
+            // values at least. `acc` has `v_dim` numbers for every query; what is `ahead` is not read.
             unsafe {
                 let mut stride = stride;
                 if !at_hand {
@@ -440,8 +443,9 @@ impl ManyRows {
         for at in (0..longest).step_by(KEYS) {
             let n_keys = KEYS.min(longest - at);
             let from = rows_from(x.cache.keys(seq, a.op.layer, kv, at / CHUNK), at);
-            // SAFETY: the chunk has rows for all its positions, of which those up to `n_keys` have been written in earlier
-            // phases; `sizes` has made room for the panels and a row of scores for every query.
+            // SAFETY: KEYS divides CHUNK, so the keys lie in one chunk, and they end before or with what the last row of the
+            // block sees: `prepare` has counted them and an earlier phase has stored them. `sizes` has made room for `k_dim` rows
+            // of `stride` numbers, for `n` queries and as many rows of scores, all of this item alone.
             unsafe {
                 k.widen(a.k_ty, from, n_keys, k_dim, (keys.as_mut_ptr(), stride), true);
                 let panel = (keys.as_ptr(), stride, n_keys);
@@ -457,7 +461,8 @@ impl ManyRows {
             let running = (&mut *state.max, &mut *state.sum, &mut *state.factors);
             k.softmax_step((scores, stride, n_keys), a.op.scale, b.seen(x, at), running);
             let from = rows_from(x.cache.values(seq, a.op.layer, kv, at / CHUNK), at);
-            // SAFETY: as above; `acc` has `v_dim` numbers for every query.
+            // SAFETY: as above; values have KEYS rows of more than `v_dim` rounded up to 16, `acc` has `v_dim` numbers for
+            // every query.
             unsafe {
                 k.widen(a.v_ty, from, n_keys, v_dim, (values.as_mut_ptr(), panel_stride(v_dim)), false);
                 let panel = (values.as_ptr(), panel_stride(v_dim), v_dim);

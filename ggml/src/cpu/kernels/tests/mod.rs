@@ -6,8 +6,9 @@ mod vector;
 
 use proptest::prelude::*;
 
+use super::bench::Activations;
 use super::*;
-use crate::act::{self, ActFormat, SUM};
+use crate::act::ActFormat;
 use crate::format::random::{Random, random_blocks};
 use crate::format::{FORMATS, Format, Unpacked};
 
@@ -52,45 +53,16 @@ impl Weights {
     }
 }
 
-/// Owned quantized activations.
-pub(super) struct Activations {
-    k: usize,
-    rows: usize,
-    block: usize,
-    qs: Vec<i8>,
-    d: Vec<f32>,
-    sums: Vec<i16>,
+/// Random rows, quantized; skewed, so that minimums and offsets matter.
+fn activations(rng: &mut Random, k: usize, rows: usize, block: usize) -> Activations {
+    let x: Vec<f32> = floats(rng, k * rows).iter().map(|x| x + 0.3).collect();
+    Activations::new(&x, k, block)
 }
 
-impl Activations {
-    pub fn random(rng: &mut Random, k: usize, rows: usize, block: usize) -> Activations {
-        let mut a = Activations {
-            k,
-            rows,
-            block,
-            qs: vec![0; rows * k],
-            d: vec![0.0; rows * k / block],
-            sums: vec![0; rows * k / SUM],
-        };
-        for t in 0..rows {
-            // Skewed, so that minimums and offsets matter.
-            let x: Vec<f32> = floats(rng, k).iter().map(|x| x + 0.3).collect();
-            let (qs, d) = (&mut a.qs[t * k..][..k], &mut a.d[t * k / block..][..k / block]);
-            act::quantize_row(&x, block, qs, d, &mut a.sums[t * k / SUM..][..k / SUM]);
-        }
-        a
-    }
-
-    /// What row `t` stands for.
-    pub fn values(&self, t: usize) -> Vec<f32> {
-        let value = |i: usize| f32::from(self.qs[i]) * self.d[i / self.block];
-        (t * self.k..(t + 1) * self.k).map(value).collect()
-    }
-
-    pub fn view(&self) -> Q8Rows<'_> {
-        let Activations { k, rows, block, ref qs, ref d, ref sums } = *self;
-        Q8Rows { k, rows, block, qs, d, sums }
-    }
+/// What row `t` stands for.
+fn values(x: Q8Rows<'_>, t: usize) -> Vec<f32> {
+    let row = x.row(t);
+    (0..x.k).map(|i| f32::from(row.qs[i]) * row.d[i / x.block]).collect()
 }
 
 /// The exact dot product of an encoded row and a quantized one, and the sum of its terms' magnitudes.
@@ -144,7 +116,7 @@ proptest! {
             let mut rng = Random(seed);
             let k = if format.block == 256 { 256 * blocks.div_ceil(4) } else { format.block * blocks };
             let w = Weights::random(&mut rng, format, k, n_w, offset, offset * 3);
-            let x = Activations::random(&mut rng, k, rows, format.act().block());
+            let x = activations(&mut rng, k, rows, format.act().block());
             let truth = matvec(available().next().unwrap(), format, &w, x.view(), n_w + 1);
             for r in 0..n_w {
                 for t in 0..rows {
@@ -174,7 +146,7 @@ proptest! {
             let mut rng = Random(seed);
             let k = if format.block == 256 { 256 * blocks.div_ceil(4) } else { format.block * blocks };
             let w = Weights::random(&mut rng, format, k, n_w, offset, offset * 3);
-            let x = Activations::random(&mut rng, k, rows, format.act().block());
+            let x = activations(&mut rng, k, rows, format.act().block());
             let stride = n_w + 1;
             let run = |kernels: &Kernels, w: &[u8], row_bytes, n_w, x: Q8Rows<'_>, y: &mut [f32]| {
                 assert!(y.len() + 1 >= x.rows * stride - (stride - n_w));
@@ -242,7 +214,7 @@ fn long_prompts_are_as_short_ones() {
     let (k, n_w, rows) = (1024, 40, 300);
     let mut rng = Random(1);
     let w = Weights::random(&mut rng, format, k, n_w, 1, 0);
-    let x = Activations::random(&mut rng, k, rows, 256);
+    let x = activations(&mut rng, k, rows, 256);
     for kernels in available() {
         let run = |x: Q8Rows<'_>| {
             let mut y = vec![f32::NAN; x.rows * n_w];

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::*;
-use super::{Activations, Weights, bits, floats};
+use super::{Weights, activations, bits, floats, values};
 use crate::format::random::Random;
 
 const EPS: f64 = f32::EPSILON as f64;
@@ -135,7 +135,7 @@ proptest! {
             let mut rng = Random(seed);
             let keys = Weights::random(&mut rng, ty.format(), width, n, 0, 0);
             let q = floats(&mut rng, queries * width);
-            let q8 = eight_bits.then(|| Activations::random(&mut rng, width, queries, 32));
+            let q8 = eight_bits.then(|| activations(&mut rng, width, queries, 32));
             let run = |kernels: &Kernels, first: usize, queries: usize| {
                 let mut y = vec![f32::NAN; queries * (n + 1)];
                 let out = (y.as_mut_ptr(), n + 1);
@@ -158,7 +158,7 @@ proptest! {
             };
             let truth = run(available().next().unwrap(), 0, queries);
             for h in 0..queries {
-                let q = q8.as_ref().map_or_else(|| q[h * width..][..width].to_vec(), |q8| q8.values(h));
+                let q = q8.as_ref().map_or_else(|| q[h * width..][..width].to_vec(), |q8| values(q8.view(), h));
                 for i in 0..n {
                     let row = decoded(&keys, ty, i, width);
                     let terms = || row.iter().zip(&q).map(|(&a, &b)| f64::from(a) * f64::from(b));
