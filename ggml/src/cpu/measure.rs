@@ -1,8 +1,9 @@
 //! What this machine can do at best with the threads of a backend: what its speed is a share of.
 //!
 //! Generation streams the weights once a token, so the bandwidth of memory bounds it; a prompt is products of bytes, so
-//! the throughput of their instruction does. Both are measured here with the same threads and instructions that the
-//! engine uses, and nothing else around them.
+//! the throughput of their instruction does. Both are measured here with the same threads that the engine uses, and
+//! nothing else around them. The instructions are the widest loads and the vector products of the instruction set: where
+//! prompts are multiplied in tiles of AMX, they can pass that peak.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,8 @@ impl Cpu {
         bytes / self.best(pieces.len(), read)
     }
 
-    /// Multiplications and additions of bytes a second that the threads do together in registers, the best of five times.
+    /// Multiplications and additions of bytes a second that the threads do together in vector registers, the best of five
+    /// times. AMX's tiles are not counted in.
     pub fn int8_peak(&self) -> f64 {
         let start = Instant::now();
         let macs_of_one = self.kernels.dots(ROUNDS);
