@@ -5,11 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../models/tests/text/small.rs"]
-mod small;
 #[path = "../../models/tests/text/exercise.rs"]
 mod exercise;
-
-use small::{Small, spell};
+#[path = "../../models/tests/text/spell.rs"]
+mod spell;
 
 fuzz_target!(|data: &[u8]| exercise::make_and_use(data));

@@ -34,6 +34,9 @@ mod pretokenize;
 #[path = "../../tests/text/small.rs"]
 mod small;
 mod special;
+#[cfg(test)]
+#[path = "../../tests/text/spell.rs"]
+mod spell;
 mod table;
 mod vocab;
 

@@ -3,7 +3,7 @@
 use ggml_sys::gguf::{StringArray, Value, Writer};
 use models::tokenizer::{Encode, TokenId, Tokenizer};
 
-use crate::{Small, spell};
+use super::spell::spell;
 
 /// Bytes that are read as decisions; when they are used up, everything is zero.
 struct Input<'a>(&'a [u8]);
@@ -120,7 +120,8 @@ pub fn make_and_use(data: &[u8]) {
     let sound = input.byte().is_multiple_of(2);
     let lists = if sound { Lists::sound(input) } else { Lists::wild(input) };
     let mut writer = Writer::new("fuzzed.gguf");
-    writer.copy_metadata(&Small::new(KINDS[input.below(if sound { 5 } else { 6 })]).metadata());
+    writer.set("tokenizer.ggml.model", "gpt2");
+    writer.set("tokenizer.ggml.pre", KINDS[input.below(if sound { 5 } else { 6 })]);
     lists.set(&mut writer);
     for role in ["bos", "eos", "eot", "unknown"] {
         if input.rarely(3) {

@@ -4,6 +4,8 @@ mod exercise;
 mod hostile_vocab;
 mod made_up_vocab;
 mod small;
+mod spell;
 mod templates;
 
-use small::{Small, spell};
+use small::Small;
+use spell::spell;
