@@ -1,4 +1,4 @@
-//! What speed costs: the bundled model's matrices in every format that has an encoder, the CPU backend against the scalar reference.
+//! What speed costs: the bundled model's matrices in every format, the CPU backend against the scalar reference.
 //!
 //! Against the reference with the same activation blocks the difference is the kernels' rounding alone; against F32 activations
 //! it is what the blocks cost besides. The cost of the weights' format is in both and so in neither.
@@ -8,9 +8,6 @@
 //! reference too: with the weights of the norms changed by one unit in the last place, its distance from itself is 1e-14 to 8e-7 in the
 //! median and up to 7e-4 on average, as much as that of the fast paths. So what is held to the bound is the median, and the
 //! average to one that says that such positions are few.
-//!
-//! IQ1_S to IQ3_S have no encoder here, and blocks at random make no model: `ggml/tests/conformance.rs` holds their operations to
-//! the reference.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -16,10 +16,20 @@ impl F16 {
         F16(f16::from_f32(x).to_le_bytes())
     }
 
+    /// Its bits.
+    pub fn bits(self) -> u16 {
+        u16::from_le_bytes(self.0)
+    }
+
     /// The number, exactly.
     pub fn get(self) -> f32 {
         f16::from_le_bytes(self.0).to_f32()
     }
+}
+
+/// Sixteen numbers of four bits, two a byte, the first one low.
+pub fn pack_pairs(s: &[u8; 16]) -> [u8; 8] {
+    std::array::from_fn(|i| s[2 * i] | s[2 * i + 1] << 4)
 }
 
 /// Maps the low nibbles of `packed` to the first half of `qs`, the high nibbles to the second.

@@ -18,11 +18,16 @@ pub static IQ2XS: [[i8; 8]; 512] = expand(&IQ2XS_POINTS, IQ2_VALUES);
 /// IQ2_S: 1024 points.
 pub static IQ2S: [[i8; 8]; 1024] = expand(&IQ2S_POINTS, IQ2_VALUES);
 /// IQ3_XXS: 256 points.
-pub static IQ3XXS: [[i8; 4]; 256] = expand(&IQ3XXS_POINTS, [4, 12, 20, 28, 36, 44, 52, 62]);
+pub static IQ3XXS: [[i8; 4]; 256] = expand(&IQ3XXS_POINTS, IQ3XXS_VALUES);
 /// IQ3_S: 512 points.
-pub static IQ3S: [[i8; 4]; 512] = expand(&IQ3S_POINTS, [1, 3, 5, 7, 9, 11, 13, 15]);
+pub static IQ3S: [[i8; 4]; 512] = expand(&IQ3S_POINTS, IQ3S_VALUES);
 
-const IQ2_VALUES: [i8; 3] = [8, 25, 43];
+/// Coordinates of the points of IQ2.
+pub const IQ2_VALUES: [i8; 3] = [8, 25, 43];
+/// Of IQ3_XXS.
+pub const IQ3XXS_VALUES: [i8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
+/// Of IQ3_S.
+pub const IQ3S_VALUES: [i8; 8] = [1, 3, 5, 7, 9, 11, 13, 15];
 
 /// The `N` members of a set of points, each with its `D` coordinates, which are `values` of its base-`B` digits.
 const fn expand<const B: usize, const D: usize, const N: usize>(

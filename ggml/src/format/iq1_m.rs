@@ -4,10 +4,13 @@
 //! high bits and the sign of the 1/8, then 4 16-bit words: each has four s in its low twelve bits, and their high
 //! nibbles together are d, an F16.
 
+use std::sync::LazyLock;
+
 use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use super::grids::IQ1S;
+use super::search::grid::{self, Eight, Grid, Shifted};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -16,7 +19,13 @@ pub const IQ1_M: Format = Format {
     name: "IQ1_M",
     block: 256,
     bytes: size_of::<Block>(),
-    kind: Kind::Blocks(Blocks { sub: 16, has_min: false, act: ActFormat::Q8x256, unpack, encode: None }),
+    kind: Kind::Blocks(Blocks {
+        sub: 16,
+        has_min: false,
+        act: ActFormat::Q8x256,
+        unpack,
+        encode: Some(grid::encode::<Block>),
+    }),
 };
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -40,5 +49,36 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
         let high = b.qh[i / 2] >> (4 * (i % 2));
         let shift = if high & 8 == 0 { 1 } else { -1 };
         *dst.sub_mut(i) = IQ1S[usize::from(*low) | usize::from(high & 7) << 8].map(|g| g + shift);
+    }
+}
+
+/// The points near each cell.
+static GRID: LazyLock<Grid<8>> = LazyLock::new(|| Grid::new(&IQ1S, &[-8, 0, 8]));
+
+const SEARCH: grid::Search = grid::Search {
+    sub: 16,
+    unit: 0.125,
+    largest: 7,
+    tried: &[9.0, 12.0, 15.0],
+    starts: &[1.0, 0.93],
+    rounds: 2,
+};
+
+impl grid::Coder for Block {
+    #[inline(always)]
+    fn encode(block: &grid::Block) -> Self {
+        let found = grid::super_block(&Shifted::<1>(&GRID), block, &SEARCH);
+        let e = &found.eights;
+        let nibble = |e: Eight| (e.codes[0] >> 8) as u8 | e.signs << 3;
+        let d = found.d.bits();
+        let scales = std::array::from_fn(|i| {
+            let s = (0..4).fold(0, |word, k| word | u16::from(found.s[4 * i + k]) << (3 * k));
+            (s | d >> (4 * i) << 12).to_le_bytes()
+        });
+        Block {
+            qs: e.map(|e| e.codes[0] as u8),
+            qh: std::array::from_fn(|i| nibble(e[2 * i]) | nibble(e[2 * i + 1]) << 4),
+            scales,
+        }
     }
 }

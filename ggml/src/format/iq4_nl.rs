@@ -4,7 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, nibbles, pack_nibbles};
 use super::grids::IQ4_VALUES;
-use super::search::{self, inverse, nearest_index, nearest_level};
+use super::search::lanes::{Batch, V};
+use super::search::{self, signed};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -18,7 +19,7 @@ pub const IQ4_NL: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 32, 1>),
     }),
 };
 
@@ -35,33 +36,51 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     nibbles(&b.qs, dst.sub_mut(0), |q| IQ4_VALUES[usize::from(q)]);
 }
 
-/// [`IQ4_VALUES`] in F32.
-const LEVELS: [f32; 16] = {
-    let mut levels = [0.0; 16];
+/// [`IQ4_VALUES`].
+pub struct Levels;
+
+/// For each code but the first its value less the one before, and the middle between them.
+const STEPS: [(f32, f32); 15] = {
+    let mut steps = [(0.0, 0.0); 15];
     let mut i = 0;
-    while i < 16 {
-        levels[i] = IQ4_VALUES[i] as f32;
+    while i < 15 {
+        let (low, high) = (IQ4_VALUES[i] as f32, IQ4_VALUES[i + 1] as f32);
+        steps[i] = (high - low, (low + high) / 2.0);
         i += 1;
     }
-    levels
+    steps
 };
 
-/// Where the value of the largest magnitude is tried to come to lie: around either end of the table.
-const CANDIDATES: [f32; 10] = [-134.5, -132.0, -129.5, -127.0, -124.5, -122.0, -119.5, 110.0, 113.0, 116.0];
+impl signed::Levels for Levels {
+    const TRIED: &'static [f32] =
+        &[-134.5, -132.0, -129.5, -127.0, -124.5, -122.0, -119.5, 110.0, 113.0, 116.0];
 
-/// The best scale of 32 values.
-pub fn scale(x: &[f32; 32], weights: &[f32]) -> f32 {
-    search::scale(x, weights, &CANDIDATES, |x| nearest_level(&LEVELS, x))
+    #[inline(always)]
+    fn nearest(x: V) -> V {
+        let mut level = V::splat(f32::from(IQ4_VALUES[0]));
+        for (i, (_, middle)) in STEPS.iter().enumerate() {
+            level = x.above(V::splat(*middle), V::splat(f32::from(IQ4_VALUES[i + 1])), level);
+        }
+        level
+    }
+
+    #[inline(always)]
+    fn code(x: V) -> V {
+        let mut code = V::ZERO;
+        for (i, (_, middle)) in STEPS.iter().enumerate() {
+            code = x.above(V::splat(*middle), V::splat((i + 1) as f32), code);
+        }
+        code
+    }
 }
 
-/// The nibbles of 32 values by their scale.
-pub fn pack(x: &[f32; 32], d: f32) -> [u8; 16] {
-    let inverse = inverse(d);
-    pack_nibbles(&x.map(|x| nearest_index(&LEVELS, x * inverse)))
-}
-
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let x = &src.as_chunks().0[0];
-    let d = F16::new(scale(x, weights));
-    *bytemuck::from_bytes_mut(dst) = Block { d, qs: pack(x, d.get()) };
+impl search::Coder<32, 1> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<32>, out: &mut [Block]) {
+        let (d, scale) = signed::single::<Levels, 32>(b);
+        let qs = signed::codes::<Levels, 32>(b, scale);
+        for ((out, d), qs) in out.iter_mut().zip(d).zip(&qs) {
+            *out = Block { d, qs: pack_nibbles(qs) };
+        }
+    }
 }

@@ -5,10 +5,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::bits::{F16, nibbles};
+use super::bits::{F16, nibbles, pack_nibbles};
 use super::grids::IQ4_VALUES;
-use super::search;
-use super::{Blocks, Format, GgmlType, Kind, Unpacked, iq4_nl};
+use super::iq4_nl::Levels;
+use super::search::lanes::Batch;
+use super::search::{self, signed};
+use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
 pub const IQ4_XS: Format = Format {
@@ -21,7 +23,7 @@ pub const IQ4_XS: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 32, 8>),
     }),
 };
 
@@ -46,20 +48,27 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let subs = src.as_chunks::<32>().0;
-    let fits: [f32; 8] = std::array::from_fn(|i| iq4_nl::scale(&subs[i], &weights[32 * i..]));
-    let (d, s) = search::signed_scales(&fits, -32.0, 31.0);
-    let (mut scales_high, mut scales_low) = (0u16, [0; 4]);
-    for (i, s) in s.iter().enumerate() {
-        let s = (s + 32) as u8;
-        scales_low[i / 2] |= (s & 15) << (4 * (i % 2));
-        scales_high |= u16::from(s >> 4) << (2 * i);
+const SEARCH: signed::Search =
+    signed::Search { s: (-32.0, 31.0), starts: &[1.0, 0.97, 1.03], reach: 1, rounds: 2 };
+
+impl search::Coder<32, 8> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<32>, out: &mut [Block]) {
+        let found = signed::super_block::<Levels, 32, 8>(b, &SEARCH);
+        let qs = found.codes::<Levels, 32>(b);
+        for (i, out) in out.iter_mut().enumerate() {
+            let (mut scales_high, mut scales_low) = (0u16, [0; 4]);
+            for (i, s) in found.s.0[8 * i..][..8].iter().enumerate() {
+                let s = (*s as i8 + 32) as u8;
+                scales_low[i / 2] |= (s & 15) << (4 * (i % 2));
+                scales_high |= u16::from(s >> 4) << (2 * i);
+            }
+            *out = Block {
+                d: found.d[8 * i],
+                scales_high: scales_high.to_le_bytes(),
+                scales_low,
+                qs: std::array::from_fn(|sub| pack_nibbles(&qs[8 * i + sub])),
+            };
+        }
     }
-    *bytemuck::from_bytes_mut(dst) = Block {
-        d,
-        scales_high: scales_high.to_le_bytes(),
-        scales_low,
-        qs: std::array::from_fn(|i| iq4_nl::pack(&subs[i], d.get() * f32::from(s[i]))),
-    };
 }

@@ -46,6 +46,7 @@ use crate::act::ActFormat;
 
 pub use dot::{dot_f32, dot_q8};
 pub(crate) use grids::{IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS, IQ4_VALUES};
+pub use search::lanes::Instructions;
 
 /// Largest number of elements in a block of any format.
 pub const MAX_BLOCK: usize = 256;
@@ -155,8 +156,8 @@ pub enum Kind {
     Blocks(Blocks),
 }
 
-/// Encodes one block: `src` and `dst` are exactly one block, `weights` has a number for each value at least.
-pub type Encode = fn(src: &[f32], weights: &[f32], dst: &mut [u8]);
+/// Encodes whole blocks with given instructions. The weights, if any, are as many as the values.
+pub type Encode = fn(on: Instructions, src: &[f32], weights: Option<&[f32]>, dst: &mut [u8]);
 
 /// What is particular to a format of small integers.
 pub struct Blocks {
@@ -169,7 +170,7 @@ pub struct Blocks {
     /// Unpacks one block. `src` is exactly one block; of `dst` only what the block has is written.
     /// Never panics, whatever the bytes are.
     pub unpack: fn(src: &[u8], dst: &mut Unpacked),
-    /// Encodes one block of values with weights; `None` while nobody has written it.
+    /// Encodes blocks; `None` while nobody has written it.
     pub encode: Option<Encode>,
 }
 
@@ -241,12 +242,7 @@ impl Format {
         match &self.kind {
             Kind::Float { encode, .. } => encode(src, dst),
             Kind::Blocks(b) => {
-                let encode = b.encode?;
-                let blocks = src.chunks_exact(self.block).zip(dst.chunks_exact_mut(self.bytes));
-                for (i, (src, dst)) in blocks.enumerate() {
-                    let weights = importance.map_or(&search::UNIFORM[..], |w| &w[i * self.block..]);
-                    encode(src, weights, dst);
-                }
+                (b.encode?)(Instructions::best(), src, importance, dst);
             }
         }
         Some(())

@@ -20,7 +20,7 @@ pub const MXFP4: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(encode),
+        encode: Some(|_, src, weights, dst| search::each_block(32, src, weights, dst, encode)),
     }),
 };
 

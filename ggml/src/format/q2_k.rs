@@ -6,7 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_two_bits};
-use super::search::{self, Min, codes};
+use super::search::lanes::{Batch, small};
+use super::search::{self, affine};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -20,7 +21,7 @@ pub const Q2_K: Format = Format {
         has_min: true,
         act: ActFormat::Q8x256,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 16, 16>),
     }),
 };
 
@@ -50,20 +51,38 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let subs = src.as_chunks::<16>().0;
-    let fits: [(f32, f32); 16] =
-        std::array::from_fn(|i| search::affine(&subs[i], &weights[16 * i..], 3.0, Min::NotAboveZero));
-    let (d, scales) = search::unsigned_scales(&fits.map(|(d, _)| d), 15.0);
-    let (dmin, mins) = search::unsigned_scales(&fits.map(|(_, m)| -m), 15.0);
-    let qs: [[u8; 16]; 16] = std::array::from_fn(|i| {
-        let (d, m) = (d.get() * f32::from(scales[i]), dmin.get() * f32::from(mins[i]));
-        codes(&subs[i], d, -m, 0.0, 3.0)
-    });
-    *bytemuck::from_bytes_mut(dst) = Block {
-        scales: std::array::from_fn(|i| scales[i] | mins[i] << 4),
-        qs: pack_two_bits(qs.as_flattened()),
-        d,
-        dmin,
-    };
+const SEARCH: affine::Search = affine::Search {
+    n: 3.0,
+    largest: 15.0,
+    tried: &[
+        (-0.2, -0.2),
+        (-0.2, 0.3),
+        (0.3, -0.2),
+        (0.3, 0.3),
+        (0.3, 0.8),
+        (0.8, 0.3),
+        (0.8, 0.8),
+        (1.4, 0.3),
+        (0.3, 1.4),
+    ],
+    starts: &[(1.0, 1.0)],
+    reach: (1, 1),
+    rounds: 3,
+};
+
+impl search::Coder<16, 16> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<16>, out: &mut [Block]) {
+        let found = affine::super_block::<16, 16>(b, &SEARCH);
+        let qs = found.codes(b, 3.0);
+        let (s, m): ([u8; 16], [u8; 16]) = (small(&found.s, 0), small(&found.m, 0));
+        for out in out {
+            *out = Block {
+                scales: std::array::from_fn(|i| s[i] | m[i] << 4),
+                qs: pack_two_bits(qs.as_flattened()),
+                d: found.d[0],
+                dmin: found.e[0],
+            };
+        }
+    }
 }

@@ -7,7 +7,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_two_bits};
-use super::search::{self, codes};
+use super::search;
+use super::search::lanes::Batch;
+use super::search::signed::{self, Integers};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -21,7 +23,7 @@ pub const Q3_K: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 16, 16>),
     }),
 };
 
@@ -53,23 +55,27 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let subs = src.as_chunks::<16>().0;
-    let fits: [f32; 16] = std::array::from_fn(|i| search::integers(&subs[i], &weights[16 * i..], -4.0, 3.0));
-    let (d, s) = search::signed_scales(&fits, -32.0, 31.0);
-    let qs: [[u8; 16]; 16] =
-        std::array::from_fn(|i| codes(&subs[i], d.get() * f32::from(s[i]), 0.0, -4.0, 3.0));
-    let qs = qs.as_flattened();
+const SEARCH: signed::Search =
+    signed::Search { s: (-32.0, 31.0), starts: &[1.0, 0.97, 1.03], reach: 1, rounds: 2 };
 
-    let mut scales = [0; 12];
-    for (i, s) in s.iter().enumerate() {
-        let s = (s + 32) as u8;
-        scales[i % 8] |= (s & 15) << (i / 8 * 4);
-        scales[8 + i % 4] |= s >> 4 << (i / 4 * 2);
+impl search::Coder<16, 16> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<16>, out: &mut [Block]) {
+        let found = signed::super_block::<Integers<4>, 16, 16>(b, &SEARCH);
+        let qs = found.codes::<Integers<4>, 16>(b);
+        let qs = qs.as_flattened();
+        for out in out {
+            let mut scales = [0; 12];
+            for (i, s) in found.s.0.iter().enumerate() {
+                let s = (*s as i8 + 32) as u8;
+                scales[i % 8] |= (s & 15) << (i / 8 * 4);
+                scales[8 + i % 4] |= s >> 4 << (i / 4 * 2);
+            }
+            let mut high = [0; 32];
+            for (i, q) in qs.iter().enumerate() {
+                high[i % 32] |= q >> 2 << (i / 32);
+            }
+            *out = Block { high, qs: pack_two_bits(qs), scales, d: found.d[0] };
+        }
     }
-    let mut high = [0; 32];
-    for (i, q) in qs.iter().enumerate() {
-        high[i % 32] |= q >> 2 << (i / 32);
-    }
-    *bytemuck::from_bytes_mut(dst) = Block { high, qs: pack_two_bits(qs), scales, d };
 }

@@ -3,7 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, nibbles, pack_nibbles};
-use super::search::{self, codes};
+use super::search;
+use super::search::lanes::Batch;
+use super::search::signed::{self, Integers};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -17,7 +19,7 @@ pub const Q4_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 32, 1>),
     }),
 };
 
@@ -34,8 +36,13 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     nibbles(&b.qs, dst.sub_mut(0), |q| q as i8 - 8);
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let d = F16::new(search::integers(src, weights, -8.0, 7.0));
-    let qs = pack_nibbles(&codes(src, d.get(), 0.0, -8.0, 7.0));
-    *bytemuck::from_bytes_mut(dst) = Block { d, qs };
+impl search::Coder<32, 1> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<32>, out: &mut [Block]) {
+        let (d, scale) = signed::single::<Integers<8>, 32>(b);
+        let qs = signed::codes::<Integers<8>, 32>(b, scale);
+        for ((out, d), qs) in out.iter_mut().zip(d).zip(&qs) {
+            *out = Block { d, qs: pack_nibbles(qs) };
+        }
+    }
 }

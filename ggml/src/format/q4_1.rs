@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, nibbles, pack_nibbles};
-use super::search::{self, Min, codes};
+use super::search::lanes::Batch;
+use super::search::{self, affine};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -17,7 +18,7 @@ pub const Q4_1: Format = Format {
         has_min: true,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 32, 1>),
     }),
 };
 
@@ -36,9 +37,26 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     nibbles(&b.qs, dst.sub_mut(0), |q| q as i8);
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let (d, m) = search::affine(src, weights, 15.0, Min::Free);
-    let (d, m) = (F16::new(d), F16::new(m));
-    let qs = pack_nibbles(&codes(src, d.get(), m.get(), 0.0, 15.0));
-    *bytemuck::from_bytes_mut(dst) = Block { d, m, qs };
+/// Intervals that are tried.
+const TRIED: affine::Tried = &[
+    (-0.2, -0.2),
+    (-0.2, 0.3),
+    (0.3, -0.2),
+    (0.3, 0.3),
+    (0.3, 0.8),
+    (0.8, 0.3),
+    (0.8, 0.8),
+    (1.4, 0.3),
+    (0.3, 1.4),
+];
+
+impl search::Coder<32, 1> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<32>, out: &mut [Block]) {
+        let found = affine::single(b, 15.0, TRIED);
+        let qs = found.codes(b, 15.0);
+        for (i, (out, qs)) in out.iter_mut().zip(&qs).enumerate() {
+            *out = Block { d: found.d[i], m: found.m[i], qs: pack_nibbles(qs) };
+        }
+    }
 }

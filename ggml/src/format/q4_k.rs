@@ -6,7 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_scales_and_mins, scales_and_mins};
-use super::search::{self, Min, codes};
+use super::search::lanes::{Batch, small};
+use super::search::{self, affine};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -20,7 +21,7 @@ pub const Q4_K: Format = Format {
         has_min: true,
         act: ActFormat::Q8x256,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 32, 8>),
     }),
 };
 
@@ -46,22 +47,38 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let subs = src.as_chunks::<32>().0;
-    let fits: [(f32, f32); 8] =
-        std::array::from_fn(|i| search::affine(&subs[i], &weights[32 * i..], 15.0, Min::NotAboveZero));
-    let (d, scales) = search::unsigned_scales(&fits.map(|(d, _)| d), 63.0);
-    let (dmin, mins) = search::unsigned_scales(&fits.map(|(_, m)| -m), 63.0);
-    let qs: [[u8; 32]; 8] = std::array::from_fn(|i| {
-        let (d, m) = (d.get() * f32::from(scales[i]), dmin.get() * f32::from(mins[i]));
-        codes(&subs[i], d, -m, 0.0, 15.0)
-    });
+const SEARCH: affine::Search = affine::Search {
+    n: 15.0,
+    largest: 63.0,
+    tried: &[
+        (-0.2, -0.2),
+        (-0.2, 0.3),
+        (0.3, -0.2),
+        (0.3, 0.3),
+        (0.3, 0.8),
+        (0.8, 0.3),
+        (0.8, 0.8),
+        (1.4, 0.3),
+        (0.3, 1.4),
+    ],
+    starts: &[(1.0, 1.0)],
+    reach: (1, 0),
+    rounds: 3,
+};
 
-    *bytemuck::from_bytes_mut(dst) = Block {
-        d,
-        dmin,
-        scales: pack_scales_and_mins(&scales, &mins),
-
-        qs: std::array::from_fn(|i| qs[i / 32 * 2][i % 32] | qs[i / 32 * 2 + 1][i % 32] << 4),
-    };
+impl search::Coder<32, 8> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<32>, out: &mut [Block]) {
+        let found = affine::super_block::<32, 8>(b, &SEARCH);
+        let qs = found.codes(b, 15.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            let (first, qs) = (8 * i, &qs.as_chunks::<8>().0[i]);
+            *out = Block {
+                d: found.d[first],
+                dmin: found.e[first],
+                scales: pack_scales_and_mins(&small(&found.s, first), &small(&found.m, first)),
+                qs: std::array::from_fn(|i| qs[i / 32 * 2][i % 32] | qs[i / 32 * 2 + 1][i % 32] << 4),
+            };
+        }
+    }
 }

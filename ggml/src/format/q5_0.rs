@@ -3,7 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, five_bits, pack_five_bits};
-use super::search::{self, codes};
+use super::search;
+use super::search::lanes::Batch;
+use super::search::signed::{self, Integers};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -17,7 +19,7 @@ pub const Q5_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 32, 1>),
     }),
 };
 
@@ -35,8 +37,14 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     five_bits(&b.qs, b.high, dst.sub_mut(0), |q| q as i8 - 16);
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let d = F16::new(search::integers(src, weights, -16.0, 15.0));
-    let (qs, high) = pack_five_bits(&codes(src, d.get(), 0.0, -16.0, 15.0));
-    *bytemuck::from_bytes_mut(dst) = Block { d, high, qs };
+impl search::Coder<32, 1> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<32>, out: &mut [Block]) {
+        let (d, scale) = signed::single::<Integers<16>, 32>(b);
+        let qs = signed::codes::<Integers<16>, 32>(b, scale);
+        for ((out, d), qs) in out.iter_mut().zip(d).zip(&qs) {
+            let (qs, high) = pack_five_bits(qs);
+            *out = Block { d, high, qs };
+        }
+    }
 }

@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, five_bits, pack_five_bits};
-use super::search::{self, Min, codes};
+use super::search::lanes::Batch;
+use super::search::{self, affine};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -17,7 +18,7 @@ pub const Q5_1: Format = Format {
         has_min: true,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 32, 1>),
     }),
 };
 
@@ -37,9 +38,18 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     five_bits(&b.qs, b.high, dst.sub_mut(0), |q| q as i8);
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let (d, m) = search::affine(src, weights, 31.0, Min::Free);
-    let (d, m) = (F16::new(d), F16::new(m));
-    let (qs, high) = pack_five_bits(&codes(src, d.get(), m.get(), 0.0, 31.0));
-    *bytemuck::from_bytes_mut(dst) = Block { d, m, high, qs };
+/// Intervals that are tried.
+const TRIED: affine::Tried =
+    &[(-0.2, -0.2), (-0.2, 0.4), (0.4, -0.2), (0.4, 0.4), (0.1, 0.1), (0.1, 0.9), (0.9, 0.1), (0.9, 0.9)];
+
+impl search::Coder<32, 1> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<32>, out: &mut [Block]) {
+        let found = affine::single(b, 31.0, TRIED);
+        let qs = found.codes(b, 31.0);
+        for (i, (out, qs)) in out.iter_mut().zip(&qs).enumerate() {
+            let (qs, high) = pack_five_bits(qs);
+            *out = Block { d: found.d[i], m: found.m[i], high, qs };
+        }
+    }
 }

@@ -7,7 +7,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::F16;
-use super::search::{self, codes};
+use super::search;
+use super::search::lanes::Batch;
+use super::search::signed::{self, Integers};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -21,7 +23,7 @@ pub const Q6_K: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: Some(encode),
+        encode: Some(search::encode::<Block, 16, 16>),
     }),
 };
 
@@ -51,19 +53,21 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let subs = src.as_chunks::<16>().0;
-    let fits: [f32; 16] =
-        std::array::from_fn(|i| search::integers(&subs[i], &weights[16 * i..], -32.0, 31.0));
-    let (d, scales) = search::signed_scales(&fits, -128.0, 127.0);
-    let qs: [[u8; 16]; 16] =
-        std::array::from_fn(|i| codes(&subs[i], d.get() * f32::from(scales[i]), 0.0, -32.0, 31.0));
+const SEARCH: signed::Search = signed::Search { s: (-128.0, 127.0), starts: &[1.0], reach: 0, rounds: 3 };
 
-    let (mut low, mut high) = ([0; 128], [0; 64]);
-    for (i, q) in qs.as_flattened().iter().enumerate() {
-        let (half, part, l) = (i / 128, i / 32 % 4, i % 32);
-        low[64 * half + part % 2 * 32 + l] |= (q & 15) << (part / 2 * 4);
-        high[32 * half + l] |= q >> 4 << (2 * part);
+impl search::Coder<16, 16> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<16>, out: &mut [Block]) {
+        let found = signed::super_block::<Integers<32>, 16, 16>(b, &SEARCH);
+        let qs = found.codes::<Integers<32>, 16>(b);
+        for out in out {
+            let (mut low, mut high) = ([0; 128], [0; 64]);
+            for (i, q) in qs.as_flattened().iter().enumerate() {
+                let (half, part, l) = (i / 128, i / 32 % 4, i % 32);
+                low[64 * half + part % 2 * 32 + l] |= (q & 15) << (part / 2 * 4);
+                high[32 * half + l] |= q >> 4 << (2 * part);
+            }
+            *out = Block { low, high, scales: found.s.0.map(|s| s as i8), d: found.d[0] };
+        }
     }
-    *bytemuck::from_bytes_mut(dst) = Block { low, high, scales, d };
 }

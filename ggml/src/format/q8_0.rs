@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use super::bits::F16;
-use super::search::inverse;
+use super::search::{self, inverse};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -18,7 +18,7 @@ pub const Q8_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(encode),
+        encode: Some(|_, src, weights, dst| search::each_block(32, src, weights, dst, encode)),
     }),
 };
 

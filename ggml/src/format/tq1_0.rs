@@ -21,7 +21,7 @@ pub const TQ1_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: Some(encode),
+        encode: Some(|_, src, weights, dst| search::each_block(256, src, weights, dst, encode)),
     }),
 };
 
