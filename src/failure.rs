@@ -139,6 +139,7 @@ fn output_hint(error: &quantize::Error) -> &'static str {
     use quantize::Error as E;
     match error {
         E::File(error) => file_hint(error),
+        E::Folder(_) => "see that the folder is complete; llama.cpp's converter reads models of other kinds",
         E::UnknownType { .. } | E::NoEncoder { .. } => "choose one of them",
         E::Pattern { .. } => "'fathom show --tensors' lists the names",
         E::Exists(_) => "--force replaces it",

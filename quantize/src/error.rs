@@ -13,6 +13,9 @@ pub enum Error {
     /// About a file: what is wrong with it, or the system's refusal to read or write it.
     #[error(transparent)]
     File(#[from] gguf::Error),
+    /// About a Hugging Face folder: what is wrong with it, or is not read.
+    #[error(transparent)]
+    Folder(gguf::Error),
     /// A type that can be read only.
     #[error("{ty} cannot be written; types that can: {}", names())]
     NoEncoder {

@@ -8,6 +8,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`source`] | a model that is read: keys, and tensors that are read piece by piece |
+//! | [`hf`] | Hugging Face folders |
 //! | [`target`] | what is asked for: a type, and others for some tensors |
 //! | [`plan`] | what becomes of each tensor, and the stream |
 //! | [`output`] | a file that exists only when it is complete |
@@ -29,6 +30,7 @@
 mod convert;
 pub mod deviation;
 pub mod error;
+pub mod hf;
 pub mod output;
 pub mod plan;
 mod rules;

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use ggml_sys::gguf::{Access, Gguf, Metadata};
 use ggml_sys::{GgmlType, Shape, Tensor};
 
+use crate::error::Result;
+use crate::hf;
+
 /// A model that is read. Cheap to clone.
 #[derive(Clone)]
 pub struct Source(Arc<Inner>);
@@ -104,6 +107,14 @@ impl Source {
         tensors: Vec<SourceTensor>,
     ) -> Self {
         Source(Arc::new(Inner { path, files, size, metadata, tensors, gguf: None }))
+    }
+
+    /// Opens a GGUF file, all shards of it, or a Hugging Face folder.
+    ///
+    /// # Errors
+    /// If it cannot be opened or is not as it should be.
+    pub fn open(path: &Path) -> Result<Source> {
+        if path.is_dir() { hf::open(path) } else { Ok(Source::from(&Gguf::open(path)?)) }
     }
 
     /// The file or folder that was named; of a split model, the first file.

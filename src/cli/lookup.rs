@@ -46,6 +46,14 @@ impl Lookup {
         }
     }
 
+    /// The file of the model called `name`, or the Hugging Face folder at that path.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    pub fn model_or_folder(&self, name: &OsStr) -> Result<PathBuf> {
+        if is_hugging_face(Path::new(name)) { Ok(name.into()) } else { self.model(name) }
+    }
+
     /// Whether the first word on the command line is a model; `None` if it is the prompt.
     ///
     /// A file counts as one if it is GGUF or is named like one, so that the prompt "README" stays a
@@ -81,6 +89,10 @@ impl Lookup {
 
     fn nothing(&self, name: &OsStr) -> Failure {
         let path = Path::new(name);
+        if is_hugging_face(path) {
+            let what = format!("{} is a Hugging Face folder, not a GGUF file", path.display());
+            return Failure::new(what).or_hint("'fathom quantize FOLDER Q8_0' makes a GGUF file of it");
+        }
         if path.is_dir() {
             let what = format!("{} is a folder without a GGUF file", path.display());
             return Failure::new(what).or_hint("fathom runs GGUF files, as llama.cpp and ollama do");
@@ -134,6 +146,11 @@ fn looks_like_reference(word: &OsStr) -> bool {
     };
     let path = |c| c == '/' || c == std::path::MAIN_SEPARATOR;
     word.ends_with(".gguf") || (!word.contains(char::is_whitespace) && (word.contains(path) || tagged()))
+}
+
+/// Whether a path leads to a folder with a model as Hugging Face's hub has it.
+fn is_hugging_face(path: &Path) -> bool {
+    path.join("config.json").is_file()
 }
 
 /// The model at a path: a file, or the only model in a folder.

@@ -6,8 +6,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use ggml_sys::GgmlType;
-use ggml_sys::gguf::Gguf;
-use quantize::{Deviation, Error, Options, Override, Plan, Target};
+use quantize::{Deviation, Error, Options, Override, Plan, Source, Target};
 use serde::Serialize;
 
 use crate::cli::args::QuantizeArgs;
@@ -36,10 +35,10 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Result<Outcome> {
     for text in &args.tensor_type {
         target = target.with(Override::parse(text).map_err(explain)?);
     }
-    let input = Lookup::new(super::env(lookup::FOLDERS).as_deref()).model(input)?;
-    let gguf = Gguf::open(&input)?;
-    let output = output.unwrap_or_else(|| default_output(gguf.path(), target.ty()));
-    let plan = Plan::new(&gguf, &target).map_err(explain)?;
+    let input = Lookup::new(super::env(lookup::FOLDERS).as_deref()).model_or_folder(input)?;
+    let source = Source::open(&input)?;
+    let output = output.unwrap_or_else(|| default_output(source.path(), target.ty()));
+    let plan = Plan::new(&source, &target).map_err(explain)?;
     remark(&plan);
     let mut deviations = None;
     if !args.dry_run {
@@ -66,8 +65,14 @@ fn explain(error: Error) -> Failure {
     if is_usage { failure.into_usage() } else { failure }
 }
 
-/// Beside the input, with the type in place of the one that its name ends in.
+/// Beside the input, file or folder, with the type in place of the one that its name ends in.
 fn default_output(input: &Path, ty: GgmlType) -> PathBuf {
+    if input.is_dir() {
+        // `.` has a name too.
+        let folder = input.canonicalize().unwrap_or_else(|_| input.into());
+        let name = folder.file_name().and_then(OsStr::to_str).unwrap_or("model");
+        return folder.with_file_name(format!("{name}-{}.gguf", ty.name()));
+    }
     let stem = input.file_stem().and_then(OsStr::to_str).unwrap_or("model");
     // A shard's number: what is written is one file.
     let stem = stem.split_once("-00001-of-").map_or(stem, |(stem, _)| stem);

@@ -225,6 +225,34 @@ impl Gguf {
     }
 }
 
+/// Maps any file into memory, to be read only; for files of weights in other formats. What the module says about files
+/// that change while they are open holds for it too.
+///
+/// # Errors
+/// If it cannot be opened, or is no regular file.
+pub fn map_file(path: &Path) -> Result<Owner> {
+    let failed = |source| Error::new(&display(path), ErrorKind::Io { doing: "open", source });
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    // To open a pipe would wait for its other end.
+    if !meta.is_file() {
+        let what = if meta.is_dir() { "it is a directory" } else { "it is no regular file" };
+        return Err(Error::new(&display(path), ErrorKind::Header(what.into())));
+    }
+    // Nothing cannot be mapped.
+    Ok(if meta.len() == 0 { Arc::new([0u8; 0]) } else { map(path)? })
+}
+
+/// Maps a regular file that has at least one byte.
+fn map(path: &Path) -> Result<Arc<FileMap>> {
+    let failed = |doing| move |source| Error::new(&display(path), ErrorKind::Io { doing, source });
+    let file = File::open(path).map_err(failed("open"))?;
+    // SAFETY: the map is only read. That nobody changes the file meanwhile cannot be enforced;
+    // the module's documentation says what happens then. Nothing relies on two reads of a byte
+    // being equal for memory safety: offsets into the map are checked by slicing each time.
+    let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
+    Ok(Arc::new(FileMap::new(map)))
+}
+
 impl fmt::Debug for Gguf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (keys, tensors) = (self.metadata().len(), self.tensors().len());
@@ -262,8 +290,8 @@ impl Part {
     }
 
     fn open(path: &Path) -> Result<Self> {
-        let failed = |doing| move |source| Error::new(&display(path), ErrorKind::Io { doing, source });
-        let meta = std::fs::metadata(path).map_err(failed("open"))?;
+        let failed = |source| Error::new(&display(path), ErrorKind::Io { doing: "open", source });
+        let meta = std::fs::metadata(path).map_err(failed)?;
         // To open a pipe would wait for its other end.
         if !meta.is_file() {
             let what = if meta.is_dir() { "it is a directory" } else { "it is no regular file" };
@@ -272,12 +300,7 @@ impl Part {
         if meta.len() == 0 {
             return Part::new(Arc::new([0u8; 0]), path, None);
         }
-        let file = File::open(path).map_err(failed("open"))?;
-        // SAFETY: the map is only read. That nobody changes the file meanwhile cannot be enforced;
-        // the module's documentation says what happens then. Nothing relies on two reads of a byte
-        // being equal for memory safety: offsets into the map are checked by slicing each time.
-        let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
-        let map = Arc::new(FileMap::new(map));
+        let map = map(path)?;
         Part::new(map.clone(), path, Some(map))
     }
 
