@@ -1,4 +1,4 @@
-//! The model in the binary is what this crate makes of the fixture, to the byte.
+//! The model in the binary is what this crate makes of its Hugging Face folder, to the byte.
 //!
 //! After a change of what is made, on purpose: `FATHOM_BLESS=1 cargo test -p quantize --test tiny_r1` writes it anew.
 
@@ -7,23 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use fathom_testing::fixtures;
 use ggml_sys::GgmlType;
-use ggml_sys::gguf::Gguf;
-use quantize::{Options, Plan, Target, run};
+use quantize::{Options, Plan, Source, Target, run};
 
 #[test]
-fn the_bundled_model_is_made_from_the_fixture() {
-    let source = Gguf::open(&fixtures::tiny_r1().f16).unwrap();
-    let mut plan = Plan::new(&source, &Target::new(GgmlType::Q8_0).unwrap()).unwrap();
-    for (key, value) in [
-        ("general.name", "tiny-r1"),
-        (
-            "general.description",
-            "A small model for demonstration: sums, comparisons, weekdays. English and Chinese.",
-        ),
-        ("general.license", "MIT OR Apache-2.0"),
-    ] {
-        plan.set(key, value).unwrap();
-    }
+fn the_bundled_model_is_made_from_its_folder() {
+    let source = Source::open(&fixtures::tiny_r1().hf).unwrap();
+    let plan = Plan::new(&source, &Target::new(GgmlType::Q8_0).unwrap()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let made = dir.path().join("made.gguf");
     run(&plan, &made, &Options::default(), &mut |_| (), &AtomicBool::new(false)).unwrap();

@@ -1,5 +1,7 @@
 //! show, tokenize, logits, perplexity, completions, man, help.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::{model, run, run_with, write};
@@ -166,6 +168,25 @@ fn quantize_writes_a_model_that_answers() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     let again = run(&["quantize", "--dry-run", output, "Q5_0"]).done();
     assert!(again.stderr.contains("quantized already"), "{}", again.stderr);
+}
+
+#[test]
+fn quantize_makes_the_bundled_model_of_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = fathom_testing::fixtures::tiny_r1().hf;
+    let folder = folder.to_str().unwrap();
+    let output = dir.path().join("tiny-r1.gguf");
+    let dry = json(&["quantize", "-q", "--dry-run", "--json", folder, "Q8_0"]);
+    assert_eq!(dry["output"], format!("{folder}-Q8_0.gguf"));
+    run(&["quantize", "-q", folder, output.to_str().unwrap(), "Q8_0"]).done();
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-r1/tiny-r1-q8_0.gguf");
+    assert!(std::fs::read(&output).unwrap() == std::fs::read(bundled).unwrap());
+    // What it is not for.
+    let ran = run(&["-m", folder, "hi"]).failed(1, "is a Hugging Face folder, not a GGUF file");
+    assert!(ran.stderr.contains("fathom quantize"), "{}", ran.stderr);
+    std::fs::write(dir.path().join("config.json"), r#"{"architectures": ["T5Model"]}"#).unwrap();
+    run(&["quantize", dir.path().to_str().unwrap(), "Q8_0"])
+        .failed(1, "'T5Model', which has no conversion; known are Llama");
 }
 
 #[test]

@@ -130,6 +130,8 @@ pub fn quants() -> Quants {
 
 /// The small trained model with R1's architecture.
 pub struct TinyR1 {
+    /// The Hugging Face folder: BF16, with the MTP layer.
+    pub hf: PathBuf,
     /// In F16, by llama.cpp's converter; without the MTP layer.
     pub f16: PathBuf,
     /// 500 held-out prompts: a JSON object a line.
@@ -159,6 +161,7 @@ impl TinyR1 {
 /// tiny-r1 with its expected outputs.
 pub fn tiny_r1() -> TinyR1 {
     TinyR1 {
+        hf: unpack::folder(&fixtures_dir().join("tiny-r1/hf.tar.xz"), "tiny-r1"),
         f16: fixture("tiny-r1/tiny-r1-f16.gguf"),
         eval: fixture("tiny-r1/eval.jsonl"),
         eval_text: fixture("tiny-r1/eval-text.txt"),
@@ -217,7 +220,7 @@ mod tests {
         }
         let t = tiny_r1();
         assert_eq!(read_text(&t.eval).lines().count(), 500);
-        assert!(t.f16.exists() && t.eval_text.exists());
+        assert!(t.f16.exists() && t.eval_text.exists() && t.hf.join("model.safetensors").exists());
         let (prompts, tensors) = (t.reference().prompts, t.reference_tensors());
         assert_eq!(tensors.f32("prompt0.logits").0[0], tensors.i64("prompt0.input_ids").1.len());
         assert_eq!(prompts.len(), 8);

@@ -50,6 +50,14 @@ pub fn model(fixtures: &Path, name: &str) -> PathBuf {
     .join(name)
 }
 
+/// The folder `name` of a tar archive.
+pub fn folder(archive: &Path, name: &str) -> PathBuf {
+    once(archive, &format!("{name}-folder"), |dir| {
+        tar::Archive::new(XzDecoder::new(File::open(archive)?)).unpack(dir)
+    })
+    .join(name)
+}
+
 /// The folder into which `fill` unpacked `archive`, now or earlier.
 fn once(archive: &Path, name: &str, fill: impl Fn(&Path) -> std::io::Result<()>) -> PathBuf {
     let try_once = || {
