@@ -3,7 +3,7 @@
 
 use crate::cache::{Cache, LayerCache};
 use crate::error::Result;
-use crate::graph::{BufId, Graph, Row};
+use crate::graph::{BufId, Graph, Row, Tally, TallyId};
 
 /// A device that compiles and runs graphs.
 pub trait Backend: Send + Sync {
@@ -24,4 +24,7 @@ pub trait Program: Send {
 
     /// The rows of an output buffer of the latest run, row-major.
     fn read(&self, buf: BufId) -> Result<Vec<f32>>;
+
+    /// What a tally of the graph holds after all runs so far.
+    fn tally(&self, tally: TallyId) -> Result<Tally>;
 }

@@ -50,6 +50,42 @@ pub struct BufId(pub(crate) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SelId(pub(crate) u32);
 
+/// Sums of squares that last from run to run, see [`SumSquares`](crate::ops::SumSquares).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TallyId(pub(crate) u32);
+
+/// The size of a tally: a row of sums, and a count of rows added, for each group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TallyShape {
+    /// Heads or experts.
+    pub groups: usize,
+    /// Columns of each.
+    pub width: usize,
+}
+
+/// What a tally holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tally {
+    /// Sums of squares: `[groups, width]`.
+    pub sums: Vec<f64>,
+    /// Rows that were added to each group.
+    pub counts: Vec<u64>,
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub(crate) fn new(shape: TallyShape) -> Self {
+        Tally { sums: vec![0.0; shape.groups * shape.width], counts: vec![0; shape.groups] }
+    }
+
+    /// Adds a row to a group.
+    pub(crate) fn add(&mut self, group: usize, x: &[f32]) {
+        let sums = &mut self.sums[group * x.len()..][..x.len()];
+        sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+        self.counts[group] += 1;
+    }
+}
+
 /// What the rows of a buffer are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
@@ -190,6 +226,7 @@ pub struct Graph {
     pub(crate) bufs: Vec<Buf>,
     /// Chosen experts per row, by selection.
     pub(crate) sels: Vec<usize>,
+    pub(crate) tallies: Vec<TallyShape>,
     pub(crate) ops: Vec<Op>,
     pub(crate) inputs: Vec<BufId>,
     pub(crate) outputs: Vec<BufId>,
@@ -198,7 +235,15 @@ pub struct Graph {
 impl Graph {
     /// An empty list over the given weights.
     pub fn new(weights: Arc<Weights>) -> Self {
-        Graph { weights, bufs: vec![], sels: vec![], ops: vec![], inputs: vec![], outputs: vec![] }
+        Graph {
+            weights,
+            bufs: vec![],
+            sels: vec![],
+            tallies: vec![],
+            ops: vec![],
+            inputs: vec![],
+            outputs: vec![],
+        }
     }
 
     /// The weights that the operations name.
@@ -228,6 +273,17 @@ impl Graph {
     pub fn selection(&mut self, n_used: usize) -> SelId {
         self.sels.push(n_used);
         SelId((self.sels.len() - 1) as u32)
+    }
+
+    /// A new tally, all zeros before the first run.
+    pub fn tally(&mut self, groups: usize, width: usize) -> TallyId {
+        self.tallies.push(TallyShape { groups, width });
+        TallyId((self.tallies.len() - 1) as u32)
+    }
+
+    /// The size of a tally.
+    pub fn tally_shape(&self, tally: TallyId) -> TallyShape {
+        self.tallies[tally.0 as usize]
     }
 
     /// Keeps a whole buffer readable after each run.

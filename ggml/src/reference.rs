@@ -12,7 +12,7 @@ use crate::backend::{Backend, Program};
 use crate::cache::{Cache, LayerCache};
 use crate::error::{Error, Result};
 use crate::format::{GgmlType, dot_f32, dot_q8};
-use crate::graph::{BufId, Graph, Heads, Row, Rows, SelId, View, WeightId};
+use crate::graph::{BufId, Graph, Heads, Row, Rows, SelId, Tally, TallyId, View, WeightId};
 use crate::ops::Op;
 use crate::tensor::Tensor;
 
@@ -33,6 +33,7 @@ impl Backend for Reference {
             graph: graph.clone(),
             f32_activations: self.f32_activations,
             bufs: vec![],
+            tallies: graph.tallies.iter().map(|t| Tally::new(*t)).collect(),
         }))
     }
 }
@@ -41,6 +42,7 @@ struct Interpreter {
     graph: Graph,
     f32_activations: bool,
     bufs: Vec<Vec<f32>>,
+    tallies: Vec<Tally>,
 }
 
 impl Program for Interpreter {
@@ -67,6 +69,7 @@ impl Program for Interpreter {
             sels,
             batch,
             cache,
+            tallies: &mut self.tallies,
             f32_activations: self.f32_activations,
         };
         for op in self.graph.ops() {
@@ -78,6 +81,10 @@ impl Program for Interpreter {
 
     fn read(&self, buf: BufId) -> Result<Vec<f32>> {
         self.bufs.get(buf.0 as usize).cloned().ok_or_else(|| Error::Batch("nothing has run yet".into()))
+    }
+
+    fn tally(&self, tally: TallyId) -> Result<Tally> {
+        self.tallies.get(tally.0 as usize).cloned().ok_or_else(|| Error::Batch("no such tally".into()))
     }
 }
 
@@ -101,6 +108,7 @@ pub struct Machine<'a> {
     sels: Vec<Vec<(u32, f32)>>,
     batch: &'a [Row],
     cache: &'a mut Cache,
+    tallies: &'a mut [Tally],
     f32_activations: bool,
 }
 
@@ -151,6 +159,11 @@ impl<'a> Machine<'a> {
     pub fn chosen_mut(&mut self, sel: SelId, i: usize) -> &mut [(u32, f32)] {
         let n = self.graph.n_used(sel);
         &mut self.sels[sel.0 as usize][i * n..][..n]
+    }
+
+    /// A tally, to be added to.
+    pub(crate) fn tally_mut(&mut self, tally: TallyId) -> &mut Tally {
+        &mut self.tallies[tally.0 as usize]
     }
 
     /// A row of activations as a dot product with weights of type `ty` takes it.

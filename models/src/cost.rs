@@ -83,7 +83,12 @@ impl StepCost {
                 self.macs_per_token += n_used as u64 * macs;
             }
             // No weights, or what belongs to attention.
-            Op::SelectOutputs(_) | Op::RopeTable(_) | Op::Rope(_) | Op::StoreKv(_) | Op::Attention(_) => {}
+            Op::SumSquares(_)
+            | Op::SelectOutputs(_)
+            | Op::RopeTable(_)
+            | Op::Rope(_)
+            | Op::StoreKv(_)
+            | Op::Attention(_) => {}
         }
     }
 

@@ -9,7 +9,8 @@ use ggml_sys::graph::{BufId, Row};
 
 use crate::arch::MlaForm;
 use crate::error::Result;
-use crate::model::Model;
+use crate::model::{Model, Watch};
+use crate::record::Watched;
 
 /// Rows of a batch at the most: longer prompts are processed in pieces.
 pub const DEFAULT_BATCH: usize = 512;
@@ -37,6 +38,17 @@ pub struct StepOutput {
     pub hidden: Vec<f32>,
 }
 
+/// What met a weight: sums of squares of its input columns over all rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// The tensor's name.
+    pub name: String,
+    /// `[matrices, n_in]`.
+    pub sums: Vec<f64>,
+    /// Rows that were added: for each expert, or one number where every matrix met every row.
+    pub counts: Vec<u64>,
+}
+
 /// A model on a backend with a cache.
 pub struct Engine {
     model: Arc<Model>,
@@ -44,6 +56,7 @@ pub struct Engine {
     options: EngineOptions,
     layers: Vec<LayerCache>,
     cache: Cache,
+    watch: Watch,
     /// Compiled when first used.
     programs: Vec<(MlaForm, Compiled)>,
 }
@@ -52,6 +65,7 @@ struct Compiled {
     program: Box<dyn Program>,
     hidden: BufId,
     logits: BufId,
+    watched: Vec<Watched>,
 }
 
 impl Engine {
@@ -63,7 +77,33 @@ impl Engine {
         let default = model.default_cache_type();
         let layers = model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default));
         let cache = Cache::new(&layers, options.n_ctx)?;
-        Ok(Engine { model, backend, options, layers, cache, programs: vec![] })
+        Ok(Engine { model, backend, options, layers, cache, watch: Watch::Nothing, programs: vec![] })
+    }
+
+    /// Watches what meets the weights, from the next step on. Multi-head latent attention takes its absorbed form then, in
+    /// which all its weights are multiplied by something that the step has.
+    pub fn watch(&mut self, watch: Watch) {
+        self.programs.clear();
+        self.watch = watch;
+    }
+
+    /// What has been seen of each weight that is [watched](Engine::watch).
+    ///
+    /// # Errors
+    /// If the backend cannot tell.
+    pub fn observations(&self) -> Result<Vec<Observation>> {
+        let mut observations = vec![];
+        for (_, c) in &self.programs {
+            for w in &c.watched {
+                let mut tally = c.program.tally(w.tally)?;
+                if !w.experts {
+                    tally.counts.truncate(1);
+                }
+                let name = self.model.weights().get(w.weight).name().into();
+                observations.push(Observation { name, sums: tally.sums, counts: tally.counts });
+            }
+        }
+        Ok(observations)
     }
 
     /// The model.
@@ -108,6 +148,9 @@ impl Engine {
     }
 
     fn form(&self, rows: &[Row]) -> MlaForm {
+        if self.watch != Watch::Nothing {
+            return MlaForm::Absorbed;
+        }
         let keys = rows.iter().map(|r| r.pos as usize + 1).max().unwrap_or(0);
         let cheaper =
             || self.model.network().mla().map_or(MlaForm::Absorbed, |c| c.cheaper(rows.len(), keys));
@@ -118,9 +161,10 @@ impl Engine {
         let index = match self.programs.iter().position(|p| p.0 == form) {
             Some(i) => i,
             None => {
-                let step = self.model.record(form)?;
+                let step = self.model.record_watching(form, self.watch)?;
                 let program = self.backend.compile(&step.graph, &self.layers, self.options.n_batch)?;
-                self.programs.push((form, Compiled { program, hidden: step.hidden, logits: step.logits }));
+                let (hidden, logits, watched) = (step.hidden, step.logits, step.watched);
+                self.programs.push((form, Compiled { program, hidden, logits, watched }));
                 self.programs.len() - 1
             }
         };

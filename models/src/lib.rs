@@ -30,11 +30,11 @@ pub mod template;
 pub mod tokenizer;
 
 pub use arch::MlaForm;
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, Observation};
 pub use error::{Error, Result};
 pub use generate::{Event, Finish, GenerateOptions, Summary, generate};
 pub use memory::MemoryPlan;
-pub use model::Model;
+pub use model::{Model, Watch};
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, Want};
 pub use tokenizer::Tokenizer;

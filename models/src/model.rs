@@ -9,7 +9,7 @@ use ggml_sys::graph::{BufId, Graph, Weights};
 use crate::arch::{ARCHITECTURES, Base, MlaForm, Network};
 use crate::error::{Error, Result};
 use crate::loader::Loader;
-use crate::record::Recorder;
+use crate::record::{Recorder, Watched};
 
 /// A loaded model. Its weights are views into the file's map.
 pub struct Model {
@@ -27,6 +27,19 @@ pub struct StepGraph {
     pub hidden: BufId,
     /// `[outputs, n_vocab]`.
     pub logits: BufId,
+    /// The weights whose inputs are watched; none unless that was asked for.
+    pub watched: Vec<Watched>,
+}
+
+/// Which weights have their inputs watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// None.
+    Nothing,
+    /// Those of the layers.
+    Layers,
+    /// These, and the output matrix.
+    LayersAndOutput,
 }
 
 /// What the file suggests for sampling.
@@ -124,14 +137,24 @@ impl Model {
 
     /// Records a step: embedding, layers, norm and head for the rows whose output is wanted.
     pub fn record(&self, form: MlaForm) -> Result<StepGraph> {
+        self.record_watching(form, Watch::Nothing)
+    }
+
+    /// As [`Model::record`], and watches what meets the weights.
+    pub fn record_watching(&self, form: MlaForm, watch: Watch) -> Result<StepGraph> {
         let mut graph = Graph::new(self.weights.clone());
         let base = self.base();
         let mut r = Recorder::new(&mut graph, base.rms_eps);
+        if watch != Watch::Nothing {
+            r.watch();
+        }
         let x = self.network.layers(&mut r, form)?;
+        let mut watched = if watch == Watch::Layers { r.unwatch() } else { vec![] };
         let x = r.select_outputs(x)?;
         let hidden = r.norm(x, base.output_norm)?;
         let [logits] = r.linear(hidden, [base.output.into()])?;
+        watched.extend(r.unwatch());
         let (hidden, logits) = (graph.output(hidden), graph.output(logits));
-        Ok(StepGraph { graph, hidden, logits })
+        Ok(StepGraph { graph, hidden, logits, watched })
     }
 }

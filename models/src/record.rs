@@ -1,10 +1,10 @@
 //! Recording a forward pass: [`Graph`] with the paper's verbs.
 
 use ggml_sys::Result;
-use ggml_sys::graph::{Graph, Heads, Rows, Stack, View, WeightId};
+use ggml_sys::graph::{Graph, Heads, Rows, SelId, Stack, TallyId, View, WeightId};
 use ggml_sys::ops::{
     Attention, Embed, Experts, GateUp, HeadLinear, Linear, MlaNaive, Op, Pairing, Projection, RmsNorm,
-    RopeTable, Router, SelectOutputs, StoreKv,
+    RopeTable, Router, SelectOutputs, StoreKv, SumSquares,
 };
 
 use crate::rope::Rope;
@@ -24,16 +24,51 @@ impl From<WeightId> for Affine {
     }
 }
 
+/// A weight whose inputs are watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched {
+    /// The weight.
+    pub weight: WeightId,
+    /// Sums of squares of its inputs, see [`SumSquares`].
+    pub tally: TallyId,
+    /// Whether each of its matrices is an expert's, which only some rows meet.
+    pub experts: bool,
+}
+
 /// Records operations, making the buffers they write.
 pub struct Recorder<'a> {
     g: &'a mut Graph,
     eps: f32,
+    /// If inputs of weights are watched, those that are.
+    watched: Option<Vec<Watched>>,
 }
 
 impl<'a> Recorder<'a> {
     /// Records into `g`; `eps` is that of the model's norms.
     pub fn new(g: &'a mut Graph, eps: f32) -> Self {
-        Recorder { g, eps }
+        Recorder { g, eps, watched: None }
+    }
+
+    /// From here on, watches what meets the weights.
+    pub fn watch(&mut self) {
+        self.watched.get_or_insert_default();
+    }
+
+    /// From here on, does no longer; gives what has been watched.
+    pub fn unwatch(&mut self) -> Vec<Watched> {
+        self.watched.take().unwrap_or_default()
+    }
+
+    /// Watches `x`, which meets `weights`: one matrix for each head or, with `sel`, for each expert. Weights whose matrices
+    /// all meet one input have a single head.
+    pub fn observe(&mut self, x: Heads, sel: Option<SelId>, weights: &[WeightId]) -> Result<()> {
+        let Some(watched) = &mut self.watched else { return Ok(()) };
+        let Some(first) = weights.first() else { return Ok(()) };
+        let groups = if sel.is_some() { self.g.weight(*first).shape().0[2] } else { x.n };
+        let to = self.g.tally(groups, x.width);
+        let experts = sel.is_some();
+        watched.extend(weights.iter().map(|&weight| Watched { weight, tally: to, experts }));
+        self.g.push(SumSquares { x, sel, to })
     }
 
     /// A buffer of a row a token.
@@ -79,6 +114,7 @@ impl<'a> Recorder<'a> {
     pub fn linear<const N: usize>(&mut self, x: View, ws: [Affine; N]) -> Result<[View; N]> {
         let rows = self.g.rows(x.buf);
         let parts = ws.map(|a| Projection { w: a.w, bias: a.bias, y: self.g.buffer(self.n_out(a.w), rows) });
+        self.observe(x.heads(1), None, &ws.map(|a| a.w))?;
         self.g.push(Linear { x, parts: parts.to_vec(), add: false })?;
         Ok(parts.map(|p| p.y))
     }
@@ -86,6 +122,7 @@ impl<'a> Recorder<'a> {
     /// Adds `x · wᵀ + bias` to `y`.
     pub fn linear_add(&mut self, x: View, w: impl Into<Affine>, y: View) -> Result<()> {
         let w = w.into();
+        self.observe(x.heads(1), None, &[w.w])?;
         self.g.push(Linear { x, parts: vec![Projection { w: w.w, bias: w.bias, y }], add: true })
     }
 
@@ -97,6 +134,7 @@ impl<'a> Recorder<'a> {
     /// Adds `down(silu(gate x) ⊙ up x)` to `y`.
     pub fn ffn_add(&mut self, x: View, gate: WeightId, up: WeightId, down: WeightId, y: View) -> Result<()> {
         let hidden = self.buffer(self.n_out(gate));
+        self.observe(x.heads(1), None, &[gate, up])?;
         self.g.push(GateUp { x, gate, up, y: hidden })?;
         self.linear_add(hidden, down, y)
     }
@@ -148,7 +186,13 @@ impl<'a> Recorder<'a> {
     ) -> Result<()> {
         let sel = self.g.selection(n_used);
         self.g.push(router(sel))?;
-        self.g.push(Experts { x, sel, gate, up, down, y })
+        let hidden = self.watched.is_some().then(|| self.buffer(n_used * gate.rows));
+        self.g.push(Experts { x, sel, gate, up, down, y, hidden })?;
+        let Some(hidden) = hidden else { return Ok(()) };
+        // Gate and up may be halves of one tensor.
+        let both = [gate.w, up.w];
+        self.observe(x.heads(1), Some(sel), if gate.w == up.w { &both[..1] } else { &both })?;
+        self.observe(hidden.heads(n_used), Some(sel), &[down.w])
     }
 
     /// The rows whose output is wanted.

@@ -38,6 +38,11 @@ impl Session {
         &self.engine
     }
 
+    /// The engine, to be told what to watch.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
     /// Positions that fit.
     pub fn n_ctx(&self) -> usize {
         self.engine.options().n_ctx

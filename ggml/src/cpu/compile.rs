@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::exec::{Grouping, Slot};
 use super::plan::{Plan, Planner, Resource, Uses};
 use super::steps::attention::{Attend, FewRows, ManyRows, Merge};
-use super::steps::experts::{Combine, ExpertDown, ExpertGateUp, ExpertInput, Gather, Group, QuantizePairs};
+use super::steps::experts::{
+    Combine, ExpertDown, ExpertGateUp, ExpertInput, Gather, Group, KeepHidden, QuantizePairs,
+};
 use super::steps::matrix::{GateUpStep, HeadLinearStep, Input, LinearStep, Part};
 use super::steps::mla::NaiveHeads;
 use super::steps::rows::{Choose, Norm, Quantize};
@@ -53,6 +55,7 @@ impl Compiler<'_> {
                 self.p.split_step(NaiveHeads { op: o.clone(), k_ty }, uses);
             }
             Op::Experts(o) => self.experts(o),
+            Op::SumSquares(o) => self.p.split_step(*o, uses),
         }
     }
 
@@ -155,6 +158,10 @@ impl Compiler<'_> {
         let step = ExpertGateUp { gate, up, grouping, hidden };
         self.p.split_step(step, Uses::new(reads, [Resource::Region(hidden)]));
 
+        if let Some(to) = o.hidden {
+            let uses = Uses::new([groups, Resource::Region(hidden)], [Resource::Columns(to)]);
+            self.p.row_step(self.graph.rows(to.buf), KeepHidden { grouping, hidden, to }, uses);
+        }
         let input = match self.act(o.down.w) {
             ActFormat::F32 => Input::Plain(hidden, n_ff),
             format => {

@@ -6,7 +6,7 @@
 use crate::act::{Q8Rows, SUM};
 use crate::cache::Cache;
 use crate::cpu::kernels::Kernels;
-use crate::graph::{Graph, Heads, Row, Rows, SelId, View};
+use crate::graph::{Graph, Heads, Row, Rows, SelId, TallyShape, View};
 use crate::memory::ALIGN;
 
 /// A piece of the arena.
@@ -68,9 +68,21 @@ pub(super) struct Exec<'a> {
     pub max_rows: usize,
     /// First region of the selections.
     pub first_sel: usize,
+    /// Sums that last from run to run.
+    pub tallies: &'a [TallyPtr],
 }
 
-// SAFETY: threads write through `arena` and the cache to disjoint places, which the plan ensures.
+/// Where a tally lies.
+#[derive(Clone, Copy)]
+pub(super) struct TallyPtr {
+    pub shape: TallyShape,
+    /// `[groups, width]`.
+    pub sums: *mut f64,
+    /// `[groups]`.
+    pub counts: *mut u64,
+}
+
+// SAFETY: threads write through `arena`, the tallies and the cache to disjoint places, which the plan ensures.
 unsafe impl Sync for Exec<'_> {}
 
 impl<'a> Exec<'a> {

@@ -25,10 +25,10 @@ use std::sync::Arc;
 use crate::backend::{Backend, Program};
 use crate::cache::{Cache, LayerCache};
 use crate::error::{Error, Result};
-use crate::graph::{BufId, Graph, Row, Rows};
+use crate::graph::{BufId, Graph, Row, Rows, Tally, TallyId};
 use crate::memory::AlignedBuf;
 use crate::reference::check_tokens;
-use exec::Exec;
+use exec::{Exec, TallyPtr};
 use kernels::Kernels;
 use plan::Plan;
 use pool::Pool;
@@ -89,6 +89,7 @@ impl Backend for Cpu {
             .collect();
         Ok(Box::new(CpuProgram {
             graph: graph.clone(),
+            tallies: graph.tallies.iter().map(|t| Tally::new(*t)).collect(),
             plan,
             arena,
             scratch: scratch?,
@@ -112,6 +113,7 @@ unsafe impl Sync for ThreadMemory {}
 
 struct CpuProgram {
     graph: Graph,
+    tallies: Vec<Tally>,
     plan: Plan,
     arena: AlignedBuf,
     scratch: Vec<ThreadMemory>,
@@ -147,6 +149,12 @@ impl Program for CpuProgram {
             // SAFETY: the buffer has room for `len` values, and nothing runs now.
             unsafe { at.copy_from_nonoverlapping(values.as_ptr(), len) };
         }
+        let tally = |(t, shape): (&mut Tally, _)| {
+            let (sums, counts) = (t.sums.as_mut_ptr(), t.counts.as_mut_ptr());
+            TallyPtr { shape, sums, counts }
+        };
+        let tallies: Vec<_> =
+            self.tallies.iter_mut().zip(self.graph.tallies.iter().copied()).map(tally).collect();
         let exec = Exec {
             graph: &self.graph,
             batch,
@@ -157,6 +165,7 @@ impl Program for CpuProgram {
             offsets: &self.plan.offsets,
             max_rows: self.max_rows,
             first_sel: self.plan.first_sel,
+            tallies: &tallies,
         };
         let (scratch, phases) = (&self.scratch, &self.plan.phases);
         self.pool.run(&|worker| {
@@ -173,5 +182,9 @@ impl Program for CpuProgram {
         let (at, len) = self.buffer(buf, self.n_rows)?;
         // SAFETY: the buffer has room for the rows of the latest run, and nothing runs while `self` is borrowed.
         Ok(unsafe { std::slice::from_raw_parts(at, len) }.to_vec())
+    }
+
+    fn tally(&self, tally: TallyId) -> Result<Tally> {
+        self.tallies.get(tally.0 as usize).cloned().ok_or_else(|| Error::Batch("no such tally".into()))
     }
 }

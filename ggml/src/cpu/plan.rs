@@ -11,7 +11,7 @@
 use super::exec::{Exec, RegionId, Scratch, Slot};
 use super::steps::matrix::Input;
 use crate::act::ActFormat;
-use crate::graph::{Graph, Rows, View};
+use crate::graph::{Graph, Rows, TallyId, View};
 use crate::memory::ALIGN;
 use crate::ops::Access;
 
@@ -98,6 +98,8 @@ pub(super) enum Resource {
     Region(RegionId),
     /// Rows of a layer of the cache.
     Cache(usize),
+    /// A tally.
+    Tally(TallyId),
 }
 
 impl Resource {
@@ -112,7 +114,7 @@ impl Resource {
         match self {
             Resource::Columns(v) => Some(RegionId(v.buf.0 as usize)),
             Resource::Region(r) => Some(*r),
-            Resource::Cache(_) => None,
+            Resource::Cache(_) | Resource::Tally(_) => None,
         }
     }
 }
@@ -227,7 +229,8 @@ impl<'g> Planner<'g> {
                 .iter()
                 .map(columns)
                 .chain(a.sel_writes.iter().map(sel))
-                .chain(a.cache_writes.iter().map(cache)),
+                .chain(a.cache_writes.iter().map(cache))
+                .chain(a.tally_writes.iter().map(|t| Resource::Tally(*t))),
         )
     }
 

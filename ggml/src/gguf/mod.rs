@@ -39,6 +39,7 @@ use memmap2::Mmap;
 
 pub use error::{Error, ErrorKind, Quoted, Result};
 pub use metadata::Metadata;
+pub use shards::shard_path;
 pub use value::{Array, NumberArray, StringArray, Text, Value, ValueType};
 pub use writer::{DataWriter, Layout, Writer};
 
@@ -72,6 +73,7 @@ pub struct Shard {
     version: u32,
     alignment: u64,
     data_start: u64,
+    n_tensors: usize,
     owner: Owner,
     map: Option<Arc<FileMap>>,
 }
@@ -100,6 +102,11 @@ impl Shard {
     /// Offset in the file at which the data of tensors starts.
     pub fn data_start(&self) -> u64 {
         self.data_start
+    }
+
+    /// Tensors in this file.
+    pub fn n_tensors(&self) -> usize {
+        self.n_tensors
     }
 }
 
@@ -283,6 +290,7 @@ impl Part {
             version: parsed.version,
             alignment: parsed.alignment,
             data_start: parsed.data_start,
+            n_tensors: parsed.tensors.len(),
             owner,
             map,
         };

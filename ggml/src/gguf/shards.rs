@@ -62,6 +62,16 @@ pub(super) fn stem(path: &Path, split: Split) -> Result<&str> {
     })
 }
 
+/// The path of shard `no`, counted from 0, of a model that would be `whole` if it were one file: `m-00001-of-00003.gguf` for
+/// `m.gguf`.
+pub fn shard_path(whole: &Path, no: usize, count: usize) -> PathBuf {
+    let name = whole.file_name().unwrap_or_default();
+    let is_gguf = whole.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let mut name = if is_gguf { whole.file_stem().unwrap_or_default() } else { name }.to_owned();
+    name.push(suffix(no, count));
+    whole.with_file_name(name)
+}
+
 /// The path of shard `no` beside `path`.
 pub(super) fn path(path: &Path, stem: &str, no: usize, count: usize) -> PathBuf {
     path.with_file_name(format!("{stem}{}", suffix(no, count)))

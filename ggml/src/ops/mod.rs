@@ -13,6 +13,7 @@ mod norm;
 mod rope;
 mod router;
 mod rows;
+mod tally;
 
 pub use attention::{Attention, StoreKv};
 pub use experts::Experts;
@@ -23,9 +24,10 @@ pub use norm::RmsNorm;
 pub use rope::{Pairing, Rope, RopeTable};
 pub use router::{Gating, GroupScore, Groups, Router};
 pub use rows::{Embed, SelectOutputs};
+pub use tally::SumSquares;
 
 use crate::error::Result;
-use crate::graph::{Graph, SelId, View};
+use crate::graph::{Graph, SelId, TallyId, View};
 use crate::reference::Machine;
 
 /// What every operation can do.
@@ -58,6 +60,8 @@ pub struct Access {
     pub cache_writes: Vec<usize>,
     /// Layers of the cache that are read.
     pub cache_reads: Vec<usize>,
+    /// Tallies that are added to.
+    pub tally_writes: Vec<TallyId>,
 }
 
 macro_rules! ops {
@@ -82,5 +86,5 @@ macro_rules! ops {
 
 ops! {
     Embed, SelectOutputs, RmsNorm, Linear, HeadLinear, GateUp, RopeTable, Rope, StoreKv, Attention,
-    MlaNaive, Router, Experts,
+    MlaNaive, Router, Experts, SumSquares,
 }

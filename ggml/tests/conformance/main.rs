@@ -6,6 +6,7 @@
 mod attention;
 mod case;
 mod matrices;
+mod tallies;
 
 use std::sync::Arc;
 
@@ -111,7 +112,7 @@ fn experts_in_every_format_with_every_router() {
             let y = c.input(n, n_embd, 1.0, 6);
             let sel = c.graph.selection(3);
             c.graph.push(Router { logits, bias, gating, groups, normalize, scale: 2.5, sel }).unwrap();
-            c.graph.push(Experts { x, sel, gate, up, down, y }).unwrap();
+            c.graph.push(Experts { x, sel, gate, up, down, y, hidden: None }).unwrap();
             c.out = c.graph.output(y);
             c.batch = rows(0, n);
             // The hidden rows are rounded to 8 bits again: where a last bit tips a rounding, an output moves by a

@@ -215,6 +215,10 @@ impl Layer {
         let latent = kv.cols(0, c.kv_lora_rank);
         let k_rope = kv.cols(c.kv_lora_rank, c.n_rope).heads(1);
         r.norm_in_place(latent, self.kv_a_norm)?;
+        if let KeyUp::Rows(keys) = self.k_up {
+            // Keys and values are rows of one tensor, which the naive form multiplies by the latent.
+            r.observe(latent.heads(1), None, &[keys.w])?;
+        }
         r.rope(k_rope, angles, Pairing::Adjacent, k_rope)?;
         r.store(il, kv.heads(1), None)?;
         let y = match form {
@@ -258,9 +262,13 @@ impl Layer {
             latent_q.cols(c.kv_lora_rank, c.n_rope),
         )?;
         r.head_linear(q.cols(0, c.n_nope), self.k_b, latent_q.cols(0, c.kv_lora_rank))?;
-        let latent_y = r.attention(il, latent_q, 1, c.scale, c.kv_lora_rank)?;
+        let latent_y = r.attention(il, latent_q, 1, c.scale, c.kv_lora_rank)?.heads(c.n_head);
+        if let KeyUp::Transposed(keys) = self.k_up {
+            r.observe(q.cols(0, c.n_nope), None, &[keys.w])?;
+            r.observe(latent_y, None, &[self.v_up.w])?;
+        }
         let y = r.buffer(c.n_head * c.n_v);
-        r.head_linear(latent_y.heads(c.n_head), self.v_up, y.heads(c.n_head))?;
+        r.head_linear(latent_y, self.v_up, y.heads(c.n_head))?;
         Ok(y)
     }
 

@@ -222,6 +222,30 @@ pub(in super::super) fn tile_floats(max_rows: usize) -> usize {
     (256 * FEW).max(64 * max_rows)
 }
 
+/// Copies the hidden rows of a row's pairs to where the operation wants them, in the order of choice.
+pub(in super::super) struct KeepHidden {
+    pub grouping: Grouping,
+    pub hidden: RegionId,
+    /// `[tokens, n_used · n_ff]`.
+    pub to: View,
+}
+
+impl RowStep for KeepHidden {
+    fn run(&self, x: &Exec<'_>, i: usize, _scratch: Scratch<'_>) {
+        let n_used = self.grouping.n_used;
+        // SAFETY: grouping and hidden rows are of earlier phases; the step owns row `i` of `to`.
+        unsafe {
+            let (groups, to) = (self.grouping.read(x), x.row_mut(self.to, i));
+            let n_ff = to.len() / n_used;
+            for (j, to) in to.chunks_exact_mut(n_ff).enumerate() {
+                let place = groups.place_of[i * n_used + j] as usize;
+                let from = x.region(self.hidden).add(place * n_ff);
+                to.copy_from_slice(std::slice::from_raw_parts(from, n_ff));
+            }
+        }
+    }
+}
+
 /// Quantizes the hidden rows of the pairs.
 pub(in super::super) struct QuantizePairs {
     pub hidden: RegionId,

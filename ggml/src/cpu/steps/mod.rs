@@ -5,3 +5,4 @@ pub(super) mod experts;
 pub(super) mod matrix;
 pub(super) mod mla;
 pub(super) mod rows;
+pub(super) mod tally;
