@@ -140,8 +140,12 @@ fn output_hint(error: &quantize::Error) -> &'static str {
     match error {
         E::File(error) => file_hint(error),
         E::Folder(_) => "see that the folder is complete; llama.cpp's converter reads models of other kinds",
-        E::UnknownType { .. } | E::NoEncoder { .. } => "choose one of them",
+        E::UnknownType { .. } | E::UnknownMix { .. } | E::NoEncoder { .. } => "choose one of them",
+        E::NeedsImportance { .. } => {
+            "give one with --imatrix ('fathom imatrix' makes it), or the tensor another type with --tensor-type"
+        }
         E::Pattern { .. } => "'fathom show --tensors' lists the names",
+        E::Importance { .. } => "make one of this model with 'fathom imatrix'",
         E::Exists(_) => "--force replaces it",
         E::NotAFile(_) | E::Input(_) => "name another file to write",
         E::Busy(_) => "wait for it, or name another file",

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use ggml_sys::Shape;
 use ggml_sys::format::{Format, MAX_BLOCK};
 use rayon::prelude::*;
 
@@ -27,13 +28,15 @@ pub(crate) struct Bad {
     pub value: f32,
 }
 
-/// Converts the elements `range` of `from`, whole blocks of either type. `out` becomes the blocks of `to`.
+/// Converts the elements `range` of `from`, whole blocks of either type. `out` becomes the blocks of `to`. `weights` are the
+/// importance of the columns of each matrix, `[matrices, n_in]`.
 ///
 /// Values that are not finite, or not after encoding, are refused; the first one is reported, whatever the threads.
 pub(crate) fn slab(
     from: &SourceTensor,
     to: &Format,
     range: Range<usize>,
+    weights: Option<&[f32]>,
     out: &mut Vec<u8>,
 ) -> Result<Deviation, Bad> {
     out.resize(range.len() / to.block * to.bytes, 0);
@@ -41,7 +44,7 @@ pub(crate) fn slab(
         .par_chunks_mut(PIECE / to.block * to.bytes)
         .enumerate()
         .map_init(Buffers::default, |buffers, (i, dst)| {
-            piece(from, to, range.start + i * PIECE, dst, buffers)
+            piece(from, to, range.start + i * PIECE, weights, dst, buffers)
         })
         .collect();
     let mut sum = Deviation::default();
@@ -55,6 +58,7 @@ pub(crate) fn slab(
 #[derive(Default)]
 struct Buffers {
     values: Vec<f32>,
+    importance: Vec<f32>,
     decoded: Vec<f32>,
 }
 
@@ -63,10 +67,11 @@ fn piece(
     from: &SourceTensor,
     to: &Format,
     start: usize,
+    weights: Option<&[f32]>,
     dst: &mut [u8],
     buffers: &mut Buffers,
 ) -> Result<Deviation, Bad> {
-    let Buffers { values, decoded } = buffers;
+    let Buffers { values, importance, decoded } = buffers;
     values.resize(dst.len() / to.bytes * to.block, 0.0);
     decoded.resize(values.len(), 0.0);
     from.contents.read(start, values);
@@ -76,14 +81,46 @@ fn piece(
     }
     if let Some(src) = from.contents.encoded().filter(|_| from.stored == Stored::Ggml(to.ty)) {
         dst.copy_from_slice(&src[start / to.block * to.bytes..][..dst.len()]);
-        return Ok(Deviation::between(values, values));
+        return Ok(Deviation::between(values, values, None));
     }
+    let importance = weights.map(|w| {
+        spread(w, from.shape, start, values.len(), importance);
+        &importance[..]
+    });
     // A plan holds only types with an encoder.
-    let encoded = to.encode(values, None, dst);
+    let encoded = to.encode(values, importance, dst);
     debug_assert!(encoded.is_some(), "{}", to.name);
     to.decode(dst, decoded);
     match first_bad(decoded) {
         Some(at) => Err(Bad { at, value: values[at] }),
-        None => Ok(Deviation::between(values, decoded)),
+        None => Ok(Deviation::between(values, decoded, importance)),
+    }
+}
+
+/// The importance of `n` elements from `start` on: that of their columns, matrix by matrix.
+fn spread(weights: &[f32], shape: Shape, start: usize, n: usize, out: &mut Vec<f32>) {
+    let (columns, matrix) = (shape.row_len(), shape.row_len() * shape.0[1]);
+    out.clear();
+    while out.len() < n {
+        let at = start + out.len();
+        let of_matrix = &weights[at / matrix * columns..][..columns];
+        let rest = &of_matrix[at % columns..];
+        out.extend_from_slice(&rest[..rest.len().min(n - out.len())]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn importance_is_that_of_columns() {
+        let shape = Shape::new(&[3, 2, 2]).unwrap();
+        let mut out = vec![];
+        spread(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], shape, 0, 12, &mut out);
+        assert_eq!(out, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 4.0, 5.0, 6.0]);
+        let all = out.clone();
+        spread(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], shape, 4, 5, &mut out);
+        assert_eq!(out, all[4..9]);
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use ggml_sys::GgmlType;
 use ggml_sys::gguf::{self, ErrorKind};
 
+use crate::mix::Mix;
+
 /// An error of planning or writing. Its text is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -28,6 +30,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// No mix has this name.
+    #[error("there is no type {name:?}; known are: {}", mixes())]
+    UnknownMix {
+        /// The name.
+        name: String,
+    },
     /// A pattern that is no regular expression, or names no tensor.
     #[error("pattern {pattern:?}: {what}")]
     Pattern {
@@ -35,6 +43,22 @@ pub enum Error {
         pattern: String,
         /// What is wrong with it.
         what: String,
+    },
+    /// Something about an importance matrix.
+    #[error("{path:?}: {what}")]
+    Importance {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A type that is garbage where it is not known what matters.
+    #[error("tensor '{tensor}' would be {ty}, which is of no use without an importance matrix")]
+    NeedsImportance {
+        /// The first such tensor.
+        tensor: String,
+        /// Its type.
+        ty: GgmlType,
     },
     /// The output exists, and nobody said to replace it.
     #[error("{0:?} exists already")]
@@ -58,6 +82,12 @@ pub enum Error {
         /// Bytes that are free.
         free: u64,
     },
+    /// A model that cannot be split as was asked.
+    #[error("cannot split the output: {0}")]
+    Split(String),
+    /// A thread ended that should not have.
+    #[error("{0} ended early")]
+    Stopped(&'static str),
     /// So many threads cannot be had.
     #[error("cannot start {threads} threads: {what}")]
     Threads {
@@ -85,6 +115,11 @@ impl Error {
         let kind = ErrorKind::Tensor { name: name.into(), what };
         gguf::Error::new(&file.display().to_string(), kind).into()
     }
+}
+
+fn mixes() -> String {
+    let names: Vec<_> = Mix::ALL.iter().map(|m| m.name()).collect();
+    names.join(", ")
 }
 
 fn names() -> String {

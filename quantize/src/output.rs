@@ -1,7 +1,7 @@
 //! A file that exists only when it is complete.
 
 use std::fs::{self, File, Metadata, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -16,7 +16,8 @@ pub struct Output {
     path: PathBuf,
     partial: PathBuf,
     file: File,
-    complete: bool,
+    /// Whether dropping it leaves the partial file.
+    keep: bool,
 }
 
 impl Output {
@@ -30,7 +31,23 @@ impl Output {
         inputs: impl IntoIterator<Item = &'a Path>,
         force: bool,
     ) -> Result<Output> {
-        let partial = partial(path);
+        let mut output = Output::open(path, inputs, force)?;
+        // From here on the file is ours, to be removed if anything fails.
+        output.keep(false);
+        output.cut(0)?;
+        Ok(output)
+    }
+
+    /// As [`Output::create`], with what the partial file has, which dropping it leaves as it is for now.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open<'a>(
+        path: &Path,
+        inputs: impl IntoIterator<Item = &'a Path>,
+        force: bool,
+    ) -> Result<Output> {
+        let partial = Output::partial(path);
         for input in inputs {
             if let Some(taken) = [path, &partial].into_iter().find(|p| is_same(p, input)) {
                 return Err(Error::Input(taken.into()));
@@ -55,10 +72,35 @@ impl Output {
         if !is_same_file(&opened, &named) {
             return Err(Error::Busy(path.into()));
         }
-        // From here on the file is ours, to be removed if anything fails.
-        let output = Output { path: path.into(), partial, file, complete: false };
-        output.file.set_len(0).map_err(|e| Error::io(&output.partial, "empty", e))?;
-        Ok(output)
+        Ok(Output { path: path.into(), partial, file, keep: true })
+    }
+
+    /// The name that a file is written under.
+    pub(crate) fn partial(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".partial");
+        name.into()
+    }
+
+    /// Whether dropping it leaves the partial file.
+    pub(crate) fn keep(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    /// Bytes of the partial file.
+    pub(crate) fn len(&self) -> Result<u64> {
+        self.file.metadata().map(|m| m.len()).map_err(|e| Error::io(&self.partial, "open", e))
+    }
+
+    /// Cuts the partial file to so many bytes, behind which writing goes on.
+    pub(crate) fn cut(&self, bytes: u64) -> Result<()> {
+        let cut = self.file.set_len(bytes).and_then(|()| (&self.file).seek(SeekFrom::Start(bytes)));
+        cut.map(drop).map_err(|e| Error::io(&self.partial, "empty", e))
+    }
+
+    /// The system's refusal to write it.
+    pub(crate) fn failed(&self, e: std::io::Error) -> Error {
+        Error::io(&self.path, "write", e)
     }
 
     /// The file, to be written.
@@ -84,7 +126,7 @@ impl Output {
     pub fn commit(mut self) -> Result<()> {
         self.file.sync_all().map_err(|e| Error::io(&self.path, "write", e))?;
         fs::rename(&self.partial, &self.path).map_err(|e| Error::io(&self.path, "create", e))?;
-        self.complete = true;
+        self.keep = true;
         #[cfg(unix)]
         if let Ok(folder) = File::open(folder(&self.path)) {
             // Makes the name durable too. The file is whole without it, so there is nothing to report.
@@ -96,18 +138,11 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if !self.complete {
+        if !self.keep {
             // There is nobody left to tell.
             let _ = fs::remove_file(&self.partial);
         }
     }
-}
-
-/// The name that a file is written under.
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
 }
 
 /// The folder that a file is in.

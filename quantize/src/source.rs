@@ -42,6 +42,8 @@ pub struct SourceTensor {
     pub kept: GgmlType,
     /// Bytes of it in the files.
     pub bytes: u64,
+    /// Which of the source's files it is in.
+    pub file: usize,
     /// Its values.
     pub contents: Arc<dyn Contents>,
 }
@@ -91,6 +93,9 @@ pub trait Contents: Send + Sync {
     fn encoded(&self) -> Option<&[u8]> {
         None
     }
+
+    /// These elements will be read in a moment: they may be fetched meanwhile.
+    fn will_need(&self, _elements: Range<usize>) {}
 
     /// These elements will not be read again: their memory may be given back. They can be read again nevertheless.
     fn release(&self, _elements: Range<usize>) {}
@@ -146,6 +151,7 @@ impl Source {
     pub fn will_be_streamed(&self) {
         if let Some(gguf) = &self.0.gguf {
             gguf.advise(Access::Sequential);
+            gguf.announce_reads(true);
         }
     }
 }
@@ -159,12 +165,15 @@ impl fmt::Debug for Source {
 
 impl From<&Gguf> for Source {
     fn from(gguf: &Gguf) -> Self {
-        let tensors = gguf.tensors().iter().map(|t| SourceTensor {
+        let counts = gguf.shards().iter().enumerate();
+        let files = counts.flat_map(|(file, shard)| std::iter::repeat_n(file, shard.n_tensors()));
+        let tensors = gguf.tensors().iter().zip(files).map(|(t, file)| SourceTensor {
             name: t.shared_name().clone(),
             shape: t.shape(),
             stored: Stored::Ggml(t.ty()),
             kept: t.ty(),
             bytes: t.bytes().len() as u64,
+            file,
             contents: Arc::new(t.clone()),
         });
         Source(Arc::new(Inner {
@@ -193,6 +202,11 @@ impl Contents for Tensor {
 
     fn encoded(&self) -> Option<&[u8]> {
         Some(self.bytes())
+    }
+
+    fn will_need(&self, elements: Range<usize>) {
+        let n = self.shape().row_len();
+        Tensor::will_need(self, elements.start / n..elements.end.div_ceil(n));
     }
 
     fn release(&self, elements: Range<usize>) {

@@ -5,6 +5,8 @@ use ggml_sys::format::{FORMATS, Format, Kind};
 use regex_automata::meta::Regex;
 
 use crate::error::{Error, Result};
+use crate::imatrix::ImportanceFile;
+use crate::mix::{self, Choice, Facts, Item, Mix};
 
 /// The types that can be written.
 pub fn types() -> impl Iterator<Item = GgmlType> {
@@ -28,32 +30,65 @@ fn by_name(name: &str) -> Result<GgmlType> {
     writable(ty)
 }
 
-/// The type that matrices become.
+/// What the tensors of a model become: a [mix](Mix) of types, and what differs from it.
 ///
-/// Some tensors become another, by the same rules as in llama.cpp. With a quantized type the output matrix (the token
-/// embedding, where that serves as output) becomes Q6_K, or Q8_0 if that is the type. A matrix whose rows are no whole
-/// blocks falls back to the nearest type with smaller blocks, or to F16.
+/// A matrix whose rows are no whole blocks falls back to the nearest type with smaller blocks, or to F16.
 #[derive(Clone, Debug)]
 pub struct Target {
-    ty: GgmlType,
+    mix: Mix,
+    pure: bool,
+    output: Option<GgmlType>,
+    embedding: Option<GgmlType>,
     overrides: Vec<Override>,
+    importance: Option<ImportanceFile>,
 }
 
 impl Target {
-    /// All matrices in `ty`.
+    /// A mix.
+    pub fn of(mix: Mix) -> Self {
+        Target { mix, pure: false, output: None, embedding: None, overrides: Vec::new(), importance: None }
+    }
+
+    /// The mix that is named after a type: Q4_K_M for Q4_K.
+    ///
+    /// # Errors
+    /// If there is no encoder for the type.
+    pub fn new(ty: GgmlType) -> Result<Self> {
+        Ok(Target::of(Mix::of(writable(ty)?)))
+    }
+
+    /// The mix of this name, in either case.
+    ///
+    /// # Errors
+    /// If there is no such mix, or no encoder for most of it.
+    pub fn named(name: &str) -> Result<Self> {
+        let mix = Mix::named(name).ok_or_else(|| Error::UnknownMix { name: name.into() })?;
+        writable(mix.base())?;
+        Ok(Target::of(mix))
+    }
+
+    /// All matrices in the mix's main type, without its rules.
+    pub fn pure(mut self) -> Self {
+        self.pure = true;
+        self
+    }
+
+    /// Gives the output matrix another type; the embedding where that serves as one, unless that has been given its own.
     ///
     /// # Errors
     /// If there is no encoder for it.
-    pub fn new(ty: GgmlType) -> Result<Self> {
-        Ok(Target { ty: writable(ty)?, overrides: Vec::new() })
+    pub fn with_output(mut self, ty: GgmlType) -> Result<Self> {
+        self.output = Some(writable(ty)?);
+        Ok(self)
     }
 
-    /// As [`Target::new`], by the name of the type in either case.
+    /// Gives the embedding another type.
     ///
     /// # Errors
-    /// If there is no such type, or no encoder for it.
-    pub fn named(name: &str) -> Result<Self> {
-        Target::new(by_name(name)?)
+    /// If there is no encoder for it.
+    pub fn with_embedding(mut self, ty: GgmlType) -> Result<Self> {
+        self.embedding = Some(writable(ty)?);
+        Ok(self)
     }
 
     /// Gives some tensors another type. Of several that fit a name, the first counts.
@@ -62,12 +97,54 @@ impl Target {
         self
     }
 
-    /// The type of most matrices.
-    pub fn ty(&self) -> GgmlType {
-        self.ty
+    /// Encodes by what matters, as this file has it.
+    pub fn with_importance(mut self, file: ImportanceFile) -> Self {
+        self.importance = Some(file);
+        self
     }
 
-    /// What differs from it.
+    /// What matters, if that is known.
+    pub fn importance(&self) -> Option<&ImportanceFile> {
+        self.importance.as_ref()
+    }
+
+    /// The types that the tensors of a model get; `None` for those that keep theirs. `items` are all its tensors, and
+    /// `known` says that there is an importance matrix, which some rules ask for.
+    pub fn types(&self, facts: &Facts, known: bool, items: &[Item<'_>]) -> Vec<Option<Choice>> {
+        mix::choose(self, facts, known, items)
+    }
+
+    /// What is asked for.
+    pub fn name(&self) -> &'static str {
+        self.mix.name()
+    }
+
+    /// The mix.
+    pub fn mix(&self) -> Mix {
+        self.mix
+    }
+
+    /// The type of most matrices.
+    pub fn ty(&self) -> GgmlType {
+        self.mix.base()
+    }
+
+    /// Whether there are no rules.
+    pub fn is_pure(&self) -> bool {
+        self.pure
+    }
+
+    /// The type of the output matrix, if it is given.
+    pub fn output(&self) -> Option<GgmlType> {
+        self.output
+    }
+
+    /// The type of the embedding, if it is given.
+    pub fn embedding(&self) -> Option<GgmlType> {
+        self.embedding
+    }
+
+    /// What differs from the mix.
     pub fn overrides(&self) -> &[Override] {
         &self.overrides
     }
@@ -145,13 +222,16 @@ mod tests {
         for f in FORMATS {
             assert_eq!(Target::new(f.ty).is_ok(), all.contains(&f.ty), "{}", f.name);
         }
-        assert_eq!(Target::named("q4_k").unwrap().ty(), GgmlType::Q4_K);
+        assert_eq!(Target::named("q4_k").unwrap().name(), "Q4_K_M");
     }
 
     #[test]
     fn names_that_are_no_types_are_answered_with_those_that_are() {
         let e = Target::named("Q4_X\n").unwrap_err().to_string();
-        assert!(e.starts_with("there is no type \"Q4_X\\n\"; known types: F32, F16, BF16, Q4_0"), "{e}");
+        assert!(
+            e.starts_with("there is no type \"Q4_X\\n\"; known are: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M"),
+            "{e}"
+        );
         let e = Target::new(GgmlType::IQ1_S).map(drop);
         if let Err(e) = e {
             assert!(e.to_string().starts_with("IQ1_S cannot be written; types that can: F32"), "{e}");

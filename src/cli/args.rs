@@ -44,6 +44,9 @@ pub enum Command {
     /// Measure how well a model predicts a text, or how two models differ
     #[command(override_usage = "fathom perplexity [OPTIONS] [MODEL] [TEXT]...")]
     Perplexity(PerplexityArgs),
+    /// Learn from a text how much each column of the weights matters, for quantize --imatrix
+    #[command(override_usage = "fathom imatrix [OPTIONS] [MODEL] [TEXT]...")]
+    Imatrix(Box<ImatrixArgs>),
     /// Measure how fast prompts are read and answers written
     Bench(Box<BenchArgs>),
     /// Print completions for a shell
@@ -272,12 +275,33 @@ pub enum FormatArg {
 
 #[derive(Debug, Args)]
 pub struct QuantizeArgs {
-    /// GGUF file to read, file to write, and type of its weights, such as Q8_0
+    /// GGUF file to read, file to write, and type of its weights, such as Q4_K_M or Q8_0
     #[arg(value_name = "WORDS", required = true, num_args = 2..=3)]
     pub words: Vec<OsString>,
     /// Give the tensors whose names fit a regular expression another type
     #[arg(long, value_name = "PATTERN=TYPE")]
     pub tensor_type: Vec<String>,
+    /// Give the output matrix another type
+    #[arg(long, value_name = "TYPE")]
+    pub output_tensor_type: Option<String>,
+    /// Give the token embedding another type
+    #[arg(long, value_name = "TYPE")]
+    pub token_embedding_type: Option<String>,
+    /// Give all matrices the same type
+    #[arg(long)]
+    pub pure: bool,
+    /// Encode by what matters: an importance matrix, of 'fathom imatrix' or llama.cpp
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// Write shards of this size at most: 4G, 500M
+    #[arg(long, value_name = "SIZE")]
+    pub split_max_size: Option<String>,
+    /// Write the shards that the input has
+    #[arg(long)]
+    pub keep_split: bool,
+    /// If it ends early, keep what is done for the same command to go on with
+    #[arg(long)]
+    pub keep_partial: bool,
     /// Threads [default: one per core]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<i64>,
@@ -381,6 +405,35 @@ pub struct PerplexityArgs {
     #[arg(long, value_name = "MODEL", help_heading = "Model")]
     pub kl_base: Option<OsString>,
     /// Print JSON, with the negative log-likelihood of each token
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ImatrixArgs {
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// Take these tokens, nothing added: a JSON array of ids
+    #[arg(long, value_name = "FILE", help_heading = "Text")]
+    pub tokens: Option<PathBuf>,
+    /// Chunks of -c tokens to read at most [default: all]
+    #[arg(long, value_name = "N", help_heading = "Text")]
+    pub chunks: Option<usize>,
+    /// Watch the output matrix too
+    #[arg(long, help_heading = "Output")]
+    pub process_output: bool,
+    /// Add what this importance matrix has; may be given several times, and without a text
+    #[arg(long, value_name = "FILE", help_heading = "Text")]
+    pub in_file: Vec<PathBuf>,
+    /// File to write
+    #[arg(short, long, value_name = "FILE", default_value = "imatrix.gguf", help_heading = "Output")]
+    pub output: PathBuf,
+    /// Replace a file that exists
+    #[arg(long, help_heading = "Output")]
+    pub force: bool,
+    /// Print JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,
     #[command(flatten)]

@@ -3,6 +3,7 @@
 mod answer;
 mod bench;
 mod chat;
+mod imatrix;
 mod logits;
 mod perplexity;
 mod quantize;
@@ -35,6 +36,7 @@ pub fn dispatch(cli: Cli, colors: Colors) -> Result<Outcome> {
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Logits(args) => logits::logits(&args, quiet),
         Command::Perplexity(args) => perplexity::perplexity(&args, quiet),
+        Command::Imatrix(args) => imatrix::imatrix(&args, quiet),
         Command::Bench(args) => bench::bench(&args, quiet),
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => man(command.as_deref()),

@@ -21,12 +21,12 @@ use crate::streams;
 use crate::term::progress::{Display, Progress, Unit};
 
 /// Tokens of a window, as in llama.cpp.
-const WINDOW: usize = 512;
+pub(super) const WINDOW: usize = 512;
 
 /// A piece of the text that is read by itself. Of its tokens, those of `scored` count.
 #[derive(Debug, PartialEq, Eq)]
-struct Window {
-    tokens: Vec<TokenId>,
+pub(super) struct Window {
+    pub tokens: Vec<TokenId>,
     /// Where its first token stands in the text.
     start: usize,
     scored: Range<usize>,
@@ -93,7 +93,12 @@ fn same_vocabulary(a: &Loaded, b: &Loaded) -> Result<()> {
 
 /// Windows of `size` tokens, one after another; an incomplete one at the end is left out. Where
 /// texts begin with BOS, it takes the place of each window's first token.
-fn windows_of(tokens: &[TokenId], size: usize, half: bool, bos: Option<TokenId>) -> Result<Vec<Window>> {
+pub(super) fn windows_of(
+    tokens: &[TokenId],
+    size: usize,
+    half: bool,
+    bos: Option<TokenId>,
+) -> Result<Vec<Window>> {
     if size < 2 {
         return Err(Failure::usage("a window has at least 2 tokens", "use a larger -c"));
     }

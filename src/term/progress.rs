@@ -147,7 +147,19 @@ impl Progress {
             return None;
         }
         self.tenths = tenths;
-        Some(format!("{}: {}% ({})\n", self.what, tenths * 10, self.unit.amount(done, total)))
+        let left = time_left(self.start.elapsed(), done, total);
+        Some(format!("{}: {}% ({}){left}\n", self.what, tenths * 10, self.unit.amount(done, total)))
+    }
+}
+
+/// How long it will take if it goes on like this, where that is worth a word.
+fn time_left(elapsed: Duration, done: u64, total: u64) -> String {
+    let seconds = elapsed.as_secs_f64() * total.saturating_sub(done) as f64 / done.max(1) as f64;
+    match seconds.round() as u64 {
+        0..2 => String::new(),
+        s @ 2..120 => format!(", {s} s left"),
+        s @ 120..7200 => format!(", {} min left", s / 60),
+        s => format!(", {} h {:02} min left", s / 3600, s / 60 % 60),
     }
 }
 
@@ -174,6 +186,16 @@ mod tests {
         assert_eq!(lines.len(), 10);
         assert_eq!(lines[0], "reading: 10% (100 of 1000 tokens)\n");
         assert_eq!(lines[9], "reading: 100% (1000 of 1000 tokens)\n");
+    }
+
+    #[test]
+    fn long_tasks_say_how_long() {
+        let left = |seconds, done| time_left(Duration::from_secs(seconds), done, 100);
+        assert_eq!(
+            [left(10, 50), left(300, 10), left(10_000, 20)],
+            [", 10 s left", ", 45 min left", ", 11 h 06 min left"]
+        );
+        assert_eq!([left(1, 90), left(9, 100)], ["", ""]);
     }
 
     #[test]

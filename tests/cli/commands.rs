@@ -1,7 +1,5 @@
 //! show, tokenize, logits, perplexity, completions, man, help.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::{model, run, run_with, write};
@@ -141,52 +139,6 @@ fn perplexity_and_divergence_are_measured() {
     run(&["perplexity", "-f", file]).failed(2, "less than a window of 512");
     let half = json(&["perplexity", "-q", "--json", "-c", "16", "--parse-special", "-f", file]);
     assert_eq!(half["scored_tokens"].as_u64(), half["windows"].as_u64().map(|n| n * 7));
-}
-
-#[test]
-fn quantize_writes_a_model_that_answers() {
-    let dir = tempfile::tempdir().unwrap();
-    let input = dir.path().join("tiny-f16.gguf");
-    std::fs::copy(model(), &input).unwrap();
-    let input = input.to_str().unwrap();
-    let output = dir.path().join("tiny-q8_0.gguf");
-    let output = output.to_str().unwrap();
-    let dry = json(&["quantize", "-q", "--dry-run", "--json", input, "q8_0"]);
-    assert_eq!((&dry["output"], &dry["written"]), (&output.into(), &false.into()));
-    assert!(!std::fs::exists(output).unwrap());
-    let ran = run(&["quantize", input, "Q8_0"]).done();
-    assert!(ran.stdout.contains("tiny-q8_0.gguf written"), "{}", ran.stdout);
-    assert_eq!(dry["bytes"], std::fs::metadata(output).unwrap().len());
-    let answer = run(&["-m", output, "--temp", "0", "What is 47 + 85?"]).done();
-    assert!(answer.stdout.contains("132"), "{}", answer.stdout);
-    run(&["quantize", "-q", input, "Q8_0"]).failed(1, "exists already");
-    let mixed = ["quantize", "-q", "--force", "--json", "--tensor-type", "ffn_.*_exps=Q5_0", input, "Q8_0"];
-    let mixed = json(&mixed);
-    let tensors = mixed["tensors"].as_array().unwrap();
-    assert_eq!(tensors.iter().filter(|t| t["to"] == "Q5_0").count(), 6);
-    assert!(mixed["types"].as_array().unwrap().iter().any(|t| t["error"].as_f64().unwrap() > 0.01));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-    let again = run(&["quantize", "--dry-run", output, "Q5_0"]).done();
-    assert!(again.stderr.contains("quantized already"), "{}", again.stderr);
-}
-
-#[test]
-fn quantize_makes_the_bundled_model_of_its_folder() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = fathom_testing::fixtures::tiny_r1().hf;
-    let folder = folder.to_str().unwrap();
-    let output = dir.path().join("tiny-r1.gguf");
-    let dry = json(&["quantize", "-q", "--dry-run", "--json", folder, "Q8_0"]);
-    assert_eq!(dry["output"], format!("{folder}-Q8_0.gguf"));
-    run(&["quantize", "-q", folder, output.to_str().unwrap(), "Q8_0"]).done();
-    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-r1/tiny-r1-q8_0.gguf");
-    assert!(std::fs::read(&output).unwrap() == std::fs::read(bundled).unwrap());
-    // What it is not for.
-    let ran = run(&["-m", folder, "hi"]).failed(1, "is a Hugging Face folder, not a GGUF file");
-    assert!(ran.stderr.contains("fathom quantize"), "{}", ran.stderr);
-    std::fs::write(dir.path().join("config.json"), r#"{"architectures": ["T5Model"]}"#).unwrap();
-    run(&["quantize", dir.path().to_str().unwrap(), "Q8_0"])
-        .failed(1, "'T5Model', which has no conversion; known are Llama");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod commands;
 mod errors;
 mod loading;
 mod modes;
+mod quantize;
 mod streams;
 #[cfg(unix)]
 mod terminal;

@@ -83,7 +83,7 @@ impl Conversion<'_> {
         let bad = || Error::tensor(self.folder.path, name, format!("{dims:?} is too large"));
         let shape = Shape::new(dims).ok_or_else(bad)?;
         let (name, kept, contents) = (name.into(), GgmlType::F32, Arc::new(contents));
-        self.tensors.push(SourceTensor { name, shape, stored, kept, bytes, contents });
+        self.tensors.push(SourceTensor { name, shape, stored, kept, bytes, file: 0, contents });
         Ok(())
     }
 
