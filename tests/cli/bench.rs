@@ -16,8 +16,8 @@ fn json_has_the_fields_of_llama_bench_and_the_shares() {
     assert_eq!(all.len(), 2);
     for test in &all {
         for (key, value) in [
-            ("model_type", Value::from("deepseek2 9.05 M Q8_0")),
-            ("model_n_params", 9_047_328.into()),
+            ("model_type", Value::from("deepseek2 13.62 M Q8_0")),
+            ("model_n_params", 13_616_176.into()),
             ("n_batch", 2048.into()),
             ("n_ubatch", 512.into()),
             ("n_threads", 1.into()),

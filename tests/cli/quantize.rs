@@ -45,7 +45,7 @@ fn quantize_writes_a_model_that_answers() {
 #[test]
 fn quantize_makes_the_bundled_model_of_its_folder() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = fathom_testing::fixtures::tiny_r1().hf;
+    let folder = fathom_testing::fixtures::tiny_r1().hf.canonicalize().unwrap();
     let folder = folder.to_str().unwrap();
     let output = dir.path().join("tiny-r1.gguf");
     let dry = json(&["quantize", "-q", "--dry-run", "--json", folder, "Q8_0"]);
