@@ -30,6 +30,14 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Whether one instruction multiplies bytes and adds the products to a sum.
+    pub(super) fn has_dot(self) -> bool {
+        match self {
+            Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Neon => false,
+            Isa::Avx2Vnni | Isa::Avx512Vnni | Isa::Amx | Isa::NeonDot => true,
+        }
+    }
+
     /// All of them, on whatever architecture, the least capable first.
     pub const ALL: &'static [Isa] = &[
         Isa::Scalar,

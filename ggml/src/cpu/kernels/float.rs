@@ -8,6 +8,7 @@
 //! all activation rows ([`super::panel`]). Again bits depend on two rows only, but not on the same order of
 //! additions; the error is at most `(min(k, DEPTH) + k / DEPTH + 1) · ε · Σ |w·x|` with [`DEPTH`] of 128.
 
+use super::FEW;
 use super::panel::{self, Before, DEPTH};
 use super::simd::{Kernel, Simd};
 use super::widen;
@@ -107,9 +108,6 @@ pub(super) struct Args {
     /// See `y`.
     pub y_stride: usize,
 }
-
-/// Activation rows up to which weights are dotted where they lie.
-const FEW: usize = 8;
 
 /// Bytes of weights that stay in the second-level cache while all activation rows pass by.
 const PASS: usize = 1 << 18;

@@ -35,8 +35,6 @@ pub(super) struct Args<'a> {
     pub n_w: usize,
     /// Activations: `k` and `block` fit the format.
     pub x: Q8Rows<'a>,
-    /// Factor of every result.
-    pub scale: f32,
     /// Result of weight row `r` and activation row `t` goes to `y[t * y_stride + r]`.
     pub y: *mut f32,
     /// See `y`.
@@ -229,7 +227,10 @@ impl<W, const N: usize> MatVec<'_, W, N> {
         unsafe {
             let mut p = a.w.add(r * a.row_bytes);
             for i in 0..steps {
-                stream_ahead(s, p, self.w.step_bytes());
+                if rows[0] == self.first {
+                    // What the other groups of rows read again.
+                    stream_ahead(s, p, self.w.step_bytes());
+                }
                 let w = self.w.step(s, p, STEP);
                 for n in 0..N {
                     let at = rows[n] * x.k + i * STEP;
@@ -247,7 +248,7 @@ impl<W, const N: usize> MatVec<'_, W, N> {
                 }
             }
             for n in 0..N {
-                *a.y.add(rows[n] * a.y_stride + r) = s.sum(acc[n]) * a.scale;
+                *a.y.add(rows[n] * a.y_stride + r) = s.sum(acc[n]);
             }
         }
     }

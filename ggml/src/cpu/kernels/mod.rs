@@ -2,7 +2,8 @@
 //!
 //! Every algorithm is written once over the operations of a virtual 512-bit register ([`simd`]) and compiled for
 //! every instruction set; a format's layout is written once too. All of them give the same bits on
-//! every instruction set, which the tests check with `==`.
+//! every instruction set, which the tests check with `==`, but for one: prompts over super-blocks with AMX, whose sums
+//! are rounded less often.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -18,7 +19,8 @@
 //! | `attention` | scores of 8-bit keys, the running softmax |
 //! | `vector` | norms, activations, exponentials, conversions |
 //! | `measure` | what the machine does at best |
-//! | `x86`, `aarch64` | AVX2, AVX-512, NEON |
+//! | `bench` | kernels as the benchmarks call them |
+//! | `x86`, `aarch64` | AVX2, AVX-512, AMX, NEON |
 //!
 //! Nothing here knows threads: callers give disjoint outputs to theirs. Pointers may be unaligned.
 
@@ -55,6 +57,10 @@ use simd::{Kernel, Simd};
 
 use crate::act::Q8Rows;
 use crate::format::{GgmlType, Kind};
+
+/// Activation rows up to which weights are dotted where they lie, so that a row's result has the same bits alone or among so
+/// many.
+pub(crate) const FEW: usize = 8;
 
 impl Kernels {
     /// Which instruction set these are for.
@@ -93,7 +99,7 @@ impl Kernels {
         y_stride: usize,
     ) {
         check_rows(ty, x.k, w.len(), row_bytes, n_w);
-        let args = matvec::Args { w: w.as_ptr(), row_bytes, n_w, x, scale: 1.0, y, y_stride };
+        let args = matvec::Args { w: w.as_ptr(), row_bytes, n_w, x, y, y_stride };
         self.product(ty, &args, false);
     }
 
@@ -118,7 +124,7 @@ impl Kernels {
         y_stride: usize,
     ) {
         check_rows(ty, x.k, w.len(), row_bytes, n_w);
-        let args = matvec::Args { w: w.as_ptr(), row_bytes, n_w, x, scale: 1.0, y, y_stride };
+        let args = matvec::Args { w: w.as_ptr(), row_bytes, n_w, x, y, y_stride };
         self.product(ty, &args, true);
     }
 
@@ -409,7 +415,7 @@ impl Kernels {
     /// Multiplies bytes in registers `rounds` times, with the instructions that products of weights use; gives the
     /// number of multiplications.
     pub fn dots(&self, rounds: usize) -> u64 {
-        let fused = matches!(self.isa, Isa::Avx2Vnni | Isa::Avx512Vnni | Isa::NeonDot);
+        let fused = self.isa.has_dot();
         let (mut macs, mut sum) = (0, 0);
         with_isa!(self, |s| run(s, measure::Dots { rounds, fused, macs: &mut macs, sum: &mut sum }));
         std::hint::black_box(sum);

@@ -41,7 +41,7 @@ pub(super) struct Args {
     pub y_stride: usize,
     /// What happens to what `y` holds.
     pub before: Before,
-    /// Memory that is read next, asked for on the way: the first byte and lines of cache.
+    /// Memory that is read next, asked for on the way where registers are wide: the first byte and lines of cache.
     pub ahead: (*const u8, usize),
 }
 
@@ -102,7 +102,7 @@ unsafe fn strips<S: Simd, const C: usize>(s: S, a: &Args) {
 unsafe fn rows<S: Simd, const C: usize>(s: S, a: &Args, c: usize, lanes: usize) -> usize {
     let tiles = a.n_x.div_ceil(ROWS);
     // The tiles' shares of what is read next: a line a step of k at the most.
-    let share = a.ahead.1.div_ceil(tiles * a.n.div_ceil(64)).min(a.k);
+    let share = a.ahead.1.div_ceil((tiles * a.n.div_ceil(64)).max(1)).min(a.k);
     for i in 0..tiles {
         let (t, end) = (i * a.n_x / tiles, (i + 1) * a.n_x / tiles);
         let before = (c / 64 * tiles + i) * share;

@@ -15,9 +15,9 @@
 use super::super::exec::{Exec, RegionId, Scratch, head, scratch_for};
 use super::super::kernels::{NOTHING_AHEAD, panel_bytes};
 use super::super::plan::{RowStep, SplitStep};
-use super::matrix::FEW;
 use crate::act::{Q8Rows, SUM};
 use crate::cache::{CHUNK, RowsAt};
+use crate::cpu::kernels::FEW;
 use crate::format::{GgmlType, Kind};
 use crate::ops::Attention;
 

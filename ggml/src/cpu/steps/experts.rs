@@ -12,8 +12,9 @@
 
 use super::super::exec::{Exec, Grouping, RegionId, Scratch, Slot, scratch_for};
 use super::super::plan::{RowStep, SplitStep};
-use super::matrix::{FEW, Input, Tile, tile_rows};
+use super::matrix::{Input, Tile, tile_rows};
 use crate::act::SUM;
+use crate::cpu::kernels::FEW;
 use crate::graph::{SelId, Stack, View};
 
 /// Sorts the pairs by expert, and announces the weights of those that were chosen: where the file is larger than memory, the
@@ -176,7 +177,7 @@ pub(in super::super) struct ExpertGateUp {
 
 impl ExpertGateUp {
     fn tile(&self, x: &Exec<'_>) -> usize {
-        tile_rows(2 * x.graph.weight(self.gate.w.w).row_bytes(), self.gate.w.rows, x.batch.len())
+        expert_tile(2 * x.graph.weight(self.gate.w.w).row_bytes(), self.gate.w.rows, x.batch.len())
     }
 }
 
@@ -213,13 +214,18 @@ impl SplitStep for ExpertGateUp {
     }
 
     fn scratch(&self, max_rows: usize) -> usize {
-        scratch_for(&[4 * tile_floats(max_rows)])
+        // A tile for few rows is no larger.
+        scratch_for(&[4 * TILE * max_rows.max(FEW)])
     }
 }
 
-/// Floats of the output of an item.
-pub(in super::super) fn tile_floats(max_rows: usize) -> usize {
-    (256 * FEW).max(64 * max_rows)
+/// Weight rows of an item when there are many rows of activations. Larger than elsewhere, because there are many items
+/// anyhow, and an expert's rows of activations, which are few, are prepared for each.
+const TILE: usize = 256;
+
+/// Weight rows of an item for `n` rows of the batch.
+fn expert_tile(row_bytes: usize, n_out: usize, n: usize) -> usize {
+    if n > FEW { TILE.min(n_out) } else { tile_rows(row_bytes, n_out, n) }
 }
 
 /// Copies the hidden rows of a row's pairs to where the operation wants them, in the order of choice.
@@ -289,7 +295,7 @@ pub(in super::super) struct ExpertDown {
 
 impl ExpertDown {
     fn tile(&self, x: &Exec<'_>) -> usize {
-        tile_rows(x.graph.weight(self.w.w).row_bytes(), self.w.rows, x.batch.len())
+        expert_tile(x.graph.weight(self.w.w).row_bytes(), self.w.rows, x.batch.len())
     }
 }
 

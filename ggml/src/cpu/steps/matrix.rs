@@ -5,11 +5,9 @@
 
 use super::super::exec::{Exec, RegionId, Scratch, Slot, head, scratch_for};
 use super::super::plan::SplitStep;
+use crate::cpu::kernels::FEW;
 use crate::format::GgmlType;
 use crate::graph::{Graph, Heads, Rows, Stack, View, WeightId};
-
-/// Rows of activations up to which weights are dotted in place. A row's result has the same bits alone or among so many.
-pub(in super::super) const FEW: usize = 8;
 
 /// Bytes of weights that an item streams, about: enough to hide the cost of fetching an item, few enough to share out evenly.
 const ITEM_BYTES: usize = 48 << 10;

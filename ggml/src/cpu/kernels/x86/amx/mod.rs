@@ -18,6 +18,7 @@
 //! the tiles that it uses and stores them before it ends; nothing but their shape ([`Shape`]) outlives it.
 
 mod block32;
+mod few;
 mod super_block;
 
 use std::arch::asm;
@@ -115,8 +116,10 @@ impl Multiply for Tiles {
 
     fn gemm<W: Weights<Amx>>(s: Amx, w: W, sub: usize, args: &Args<'_>) {
         if W::SUPER {
-            match sub {
-                16 => product::<SuperPanel<16>, W>(s, w, args),
+            match (sub, args.x.rows) {
+                (16, ..=few::MOST) => few::product::<W, 16>(s, w, args),
+                (_, ..=few::MOST) => few::product::<W, 32>(s, w, args),
+                (16, _) => product::<SuperPanel<16>, W>(s, w, args),
                 _ => product::<SuperPanel<32>, W>(s, w, args),
             }
         } else if W::ACT == 32 && sub == 32 {

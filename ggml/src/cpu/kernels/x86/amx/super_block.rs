@@ -65,7 +65,7 @@ impl<W: Weights<Amx>, const SUB: usize> Panel<W> for SuperPanel<SUB> {
                 let q = (&raw const (*rows).q).cast::<u8>().add(64 * part);
                 s.transpose(q, STEP, self.low.as_mut_ptr().add(64 * ROWS * part));
             }
-            self.multiply_scales(&codes);
+            self.multiply_scales(W::MIN, &codes);
         }
     }
 
@@ -191,8 +191,7 @@ impl<const SUB: usize> SuperPanel<SUB> {
     /// # Safety
     /// The machine has AVX-512.
     #[inline(always)]
-    unsafe fn multiply_scales(&mut self, codes: &[[[i16; 2]; ROWS]; STEP / SUM]) {
-        const ODD: __mmask64 = 0xaaaa_aaaa_aaaa_aaaa;
+    unsafe fn multiply_scales(&mut self, is_unsigned: bool, codes: &[[[i16; 2]; ROWS]; STEP / SUM]) {
         // SAFETY: vectors within the panel: those of a sub-block follow each other.
         unsafe {
             for sub in 0..STEP / SUM {
@@ -203,16 +202,33 @@ impl<const SUB: usize> SuperPanel<SUB> {
                 let scale = _mm512_mask_blend_epi16(0xaaaa_aaaa, one, _mm512_slli_epi32::<16>(one));
                 for i in SUM / 4 * sub..SUM / 4 * (sub + 1) {
                     let low = self.low.as_mut_ptr().add(LINE * i);
-                    let q = _mm512_load_si512(low.cast());
-                    let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(q));
-                    let even = _mm512_mullo_epi16(even, scale);
-                    let odd = _mm512_mullo_epi16(_mm512_srai_epi16::<8>(q), scale);
-                    let lows = _mm512_mask_blend_epi8(ODD, even, _mm512_slli_epi16::<8>(odd));
-                    let highs = _mm512_mask_blend_epi8(ODD, _mm512_srli_epi16::<8>(even), odd);
+                    let (lows, highs) = products(is_unsigned, _mm512_load_si512(low.cast()), scale);
                     _mm512_store_si512(low.cast(), lows);
                     _mm512_store_si512(self.high.as_mut_ptr().add(LINE * i).cast(), highs);
                 }
             }
         }
+    }
+}
+
+/// The low and the high bytes of elements times scales. A word of `scale` is that of two elements; if they are unsigned,
+/// both are within 0..=127.
+///
+/// # Safety
+/// The machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn products(is_unsigned: bool, q: __m512i, scale: __m512i) -> (__m512i, __m512i) {
+    const ODD: __mmask64 = 0xaaaa_aaaa_aaaa_aaaa;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (even, odd) = if is_unsigned {
+            // One of the two products that are added is with zero.
+            (_mm512_maddubs_epi16(q, scale), _mm512_maddubs_epi16(q, _mm512_slli_epi16::<8>(scale)))
+        } else {
+            let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(q));
+            (_mm512_mullo_epi16(even, scale), _mm512_mullo_epi16(_mm512_srai_epi16::<8>(q), scale))
+        };
+        let low = _mm512_mask_blend_epi8(ODD, even, _mm512_slli_epi16::<8>(odd));
+        (low, _mm512_mask_blend_epi8(ODD, _mm512_srli_epi16::<8>(even), odd))
     }
 }
