@@ -105,6 +105,37 @@ fn own_sums(kernels: &Kernels, format: &Format) -> bool {
     kernels.isa() == Isa::Amx && format.act() == ActFormat::Q8x256 && format.name[..2] != *"TQ"
 }
 
+/// More rows than take the way of few, and more steps than are prepared at once there.
+#[test]
+fn a_long_prompt_has_the_bits_of_its_parts() {
+    let (k, n_w, rows) = (20 * 256, 18, 70);
+    for format in quantized() {
+        let mut rng = Random(11);
+        let w = Weights::random(&mut rng, format, k, n_w, 0, 0);
+        let x = activations(&mut rng, k, rows, format.act().block());
+        for kernels in available().skip(1) {
+            let mut whole = vec![f32::NAN; rows * n_w];
+            let mut parts = whole.clone();
+            let run = |x: Q8Rows<'_>, y: &mut [f32]| {
+                assert_eq!(y.len(), x.rows * n_w);
+                // SAFETY: y has room for the rows.
+                unsafe { kernels.gemm_q8(format.ty, w.bytes(), w.row_bytes, n_w, x, y.as_mut_ptr(), n_w) };
+            };
+            run(x.view(), &mut whole);
+            for (i, part) in parts.chunks_mut(50 * n_w).enumerate() {
+                run(x.view().slice(50 * i, part.len() / n_w), part);
+            }
+            assert_eq!(bits(&whole), bits(&parts), "{} on {kernels:?}", format.name);
+            for (r, t) in [(0, 0), (7, 49), (n_w - 1, rows - 1)] {
+                let (sum, terms) = exact(format, w.row(r), x.view().row(t));
+                let error = (f64::from(whole[t * n_w + r]) - sum).abs();
+                let bound = (k as f64 / 256.0 + 36.0) * f64::from(f32::EPSILON) * terms;
+                assert!(error <= bound, "{}: row {r}, token {t}: {error} > {bound}", format.name);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
