@@ -1,7 +1,6 @@
 //! How a command ends, and how it says what went wrong: one line for what it is, one for what to do.
 
 use std::error::Error;
-use std::fmt;
 use std::process::ExitCode;
 
 use ggml_sys::gguf;
@@ -181,18 +180,10 @@ impl Outcome {
     }
 }
 
-/// `N thing` or `N things`.
-pub struct Count(pub usize, pub &'static str);
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let s = if self.0 == 1 { "" } else { "s" };
-        write!(f, "{} {}{s}", self.0, self.1)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+
     use super::*;
 
     #[test]

@@ -29,16 +29,16 @@ impl Loading {
     /// # Errors
     /// If there is not so much memory, or a file cannot be read.
     pub fn copied(self, gguf: Gguf, display: Display) -> Result<Gguf> {
-        let (size, available) = (gguf.size(), memory::available());
         if !self.no_mmap {
             return Ok(gguf);
         }
-        if let Some(available) = available.filter(|a| size > *a) {
+        let size = gguf.size();
+        if let Some(available) = memory::available().filter(|a| size > *a) {
             let name = gguf.path().display();
             let what = format!("{name} has {}, and {} of memory are free", Bytes(size), Bytes(available));
             return Err(Failure::new(what).or_hint("without --no-mmap it is read as far as needed"));
         }
-        Ok(with_progress(display, size, |progress| gguf.into_memory(progress))?)
+        Ok(with_progress(display, "loading", size, |progress| gguf.into_memory(progress))?)
     }
 
     /// Brings all pages of the map in, if they fit into memory; if not, chosen experts are announced before they are read.
@@ -49,7 +49,7 @@ impl Loading {
         if !fits {
             gguf.announce_reads(true);
         } else if !gguf.is_cached() {
-            with_progress(display, size, |progress| gguf.populate(progress));
+            with_progress(display, "loading", size, |progress| gguf.populate(progress));
         }
         match self.lock {
             true if fits => lock(gguf),
@@ -59,10 +59,15 @@ impl Loading {
     }
 }
 
-/// Calls `read`, showing the bytes that it reports.
-fn with_progress<T>(display: Display, size: u64, read: impl FnOnce(&(dyn Fn(usize) + Sync)) -> T) -> T {
-    let progress = Mutex::new((Progress::new(display, "loading", Unit::Bytes), 0));
-    read(&|n| {
+/// Calls `work`, showing the bytes of `size` that it reports.
+pub fn with_progress<T>(
+    display: Display,
+    doing: &'static str,
+    size: u64,
+    work: impl FnOnce(&(dyn Fn(usize) + Sync)) -> T,
+) -> T {
+    let progress = Mutex::new((Progress::new(display, doing, Unit::Bytes), 0));
+    work(&|n| {
         if let Ok(mut progress) = progress.lock() {
             progress.1 += n as u64;
             let done = progress.1;
@@ -97,6 +102,8 @@ fn parse_limit(limits: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -107,5 +114,22 @@ mod tests {
         assert_eq!(parse_limit(limits).as_deref(), Some("8.0 MiB"));
         assert_eq!(parse_limit(&limits.replace("8388608  ", "unlimited")).as_deref(), Some("unlimited"));
         assert_eq!(parse_limit(""), None);
+    }
+
+    #[test]
+    fn a_copied_model_does_not_hang_on_its_file_and_a_mapped_one_does() {
+        let original = std::fs::read(fathom_testing::fixtures::tiny_r1().f16).unwrap();
+        for no_mmap in [true, false] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &original).unwrap();
+            let loading = Loading { no_mmap, lock: false };
+            let gguf = loading.copied(Gguf::open(file.path()).unwrap(), Display::Nothing).unwrap();
+            let tensor = |gguf: &Gguf| gguf.tensor("token_embd.weight").unwrap().bytes().to_vec();
+            let before = tensor(&gguf);
+            // In place: what is mapped must not become shorter.
+            let zeros = vec![0; original.len()];
+            std::fs::OpenOptions::new().write(true).open(file.path()).unwrap().write_all(&zeros).unwrap();
+            assert_eq!(tensor(&gguf) == before, no_mmap, "no_mmap {no_mmap}");
+        }
     }
 }

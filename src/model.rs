@@ -1,9 +1,11 @@
 //! A model made ready: file, tokenizer, template, and a session of the size that was asked for.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ggml_sys::GgmlType;
 use ggml_sys::backend::Backend;
 use ggml_sys::cpu::pool::default_threads;
 use ggml_sys::cpu::{Cpu, kernels};
@@ -14,6 +16,7 @@ use models::sampler::{Sampler, SamplerOptions};
 use models::template::ChatTemplate;
 use models::tokenizer::{TokenId, Tokenizer};
 use models::{Engine, EngineOptions, MlaForm, Model, Session};
+use serde::Serialize;
 
 use crate::cli::args::MlaArg;
 use crate::cli::settings::{Context, EngineSettings, Sampling, Source};
@@ -42,6 +45,28 @@ pub fn open(source: &Source) -> Result<Gguf> {
         Source::Named(path) | Source::Setting(path) => Ok(Gguf::open(path)?),
         Source::Bundled => bundled::open(),
     }
+}
+
+/// Bytes of the tensors of a type.
+#[derive(Serialize)]
+pub struct TypeSize {
+    #[serde(rename = "type")]
+    pub name: &'static str,
+    pub tensors: usize,
+    pub bytes: u64,
+}
+
+/// Sizes by type, the largest first.
+pub fn sizes_by_type(gguf: &Gguf) -> Vec<TypeSize> {
+    let mut by_type = BTreeMap::<&'static str, (usize, u64)>::new();
+    for t in gguf.tensors() {
+        let entry = by_type.entry(t.ty().name()).or_default();
+        *entry = (entry.0 + 1, entry.1.saturating_add(t.bytes().len() as u64));
+    }
+    let size = |(name, (tensors, bytes))| TypeSize { name, tensors, bytes };
+    let mut types: Vec<TypeSize> = by_type.into_iter().map(size).collect();
+    types.sort_by_key(|t| std::cmp::Reverse(t.bytes));
+    types
 }
 
 /// Says which model is used if nobody named one.
@@ -136,7 +161,7 @@ impl Loaded {
             Context::Full => trained,
             Context::Tokens(n) => n,
         };
-        check_memory(&plan, n_ctx)?;
+        check_memory(&plan, n_ctx, settings.cache, |fits| format!("-c {fits} fits"))?;
         if n_ctx > trained {
             ::log::warn!(
                 "the model was made for {trained} tokens of context; beyond them it may talk nonsense"
@@ -190,11 +215,16 @@ pub fn mla_form(arg: MlaArg) -> Option<MlaForm> {
     }
 }
 
-/// Refuses a context that takes more memory than there is, with one that fits.
+/// Refuses a context that takes more memory than there is; `fitting` words the advice for one of so many tokens, which fits.
 ///
 /// # Errors
 /// If it does.
-pub fn check_memory(plan: &MemoryPlan, n_ctx: usize) -> Result<()> {
+pub fn check_memory(
+    plan: &MemoryPlan,
+    n_ctx: usize,
+    cache: (Option<GgmlType>, Option<GgmlType>),
+    fitting: impl FnOnce(u64) -> String,
+) -> Result<()> {
     let need = (n_ctx as u64).saturating_mul(plan.per_position).saturating_add(plan.derived);
     let Some(available) = plan.available.filter(|a| need > *a) else { return Ok(()) };
     let fits = available.saturating_sub(plan.derived) / plan.per_position.max(1);
@@ -203,7 +233,16 @@ pub fn check_memory(plan: &MemoryPlan, n_ctx: usize) -> Result<()> {
         Bytes(need),
         Bytes(available)
     );
-    Err(Failure::new(what).or_hint(format!("-c {fits} fits; -ctk q8_0 -ctv q8_0 takes half as much")))
+    let failure = Failure::new(what).or_hint(match fits {
+        // To -c, 0 is all that the model allows.
+        0 => "not a single token fits: end other programs, or choose a smaller model".into(),
+        _ => fitting(fits),
+    });
+    let smallest = Some(GgmlType::Q8_0);
+    Err(match cache == (smallest, smallest) || fits == 0 {
+        true => failure,
+        false => failure.and_hint("-ctk q8_0 -ctv q8_0 takes less"),
+    })
 }
 
 /// A seed that can be given to `-s`: 32 bits, as in llama.cpp.
@@ -312,5 +351,23 @@ mod tests {
         assert_eq!(failure.hint(), Some("-c 256 fits"));
         assert_eq!(check_length(4090, 512, 4096, None).unwrap_err().hint(), Some("-c 4096 fits"));
         assert!(check_length(5000, 4096, 4096, None).unwrap_err().hint().unwrap().contains("4096"));
+    }
+
+    #[test]
+    fn a_context_that_does_not_fit_is_refused_with_advice_that_helps() {
+        let plan = |available| MemoryPlan {
+            weights: 1 << 30,
+            derived: 100,
+            per_position: 1000,
+            n_ctx_train: 4096,
+            available,
+        };
+        let check = |available, cache| check_memory(&plan(available), 500, cache, |n| format!("{n} fit"));
+        let q8_0 = Some(GgmlType::Q8_0);
+        assert!(check(None, (None, None)).is_ok() && check(Some(500_100), (None, None)).is_ok());
+        let hint = |available, cache| check(Some(available), cache).unwrap_err().hint().unwrap().to_owned();
+        assert_eq!(hint(500_099, (None, None)), "499 fit; -ctk q8_0 -ctv q8_0 takes less");
+        assert_eq!(hint(400_000, (q8_0, q8_0)), "399 fit");
+        assert!(hint(1099, (None, None)).starts_with("not a single token fits"));
     }
 }

@@ -141,17 +141,15 @@ pub struct Mix {
     base: GgmlType,
     /// Of the head and, in half of the layers, of values and down-projections.
     high: GgmlType,
-    /// `general.file_type`.
-    file_type: u32,
 }
 
 /// All mixes.
 pub static MIXES: &[Mix] = &[
-    Mix { name: "f16", base: GgmlType::F16, high: GgmlType::F16, file_type: 1 },
-    Mix { name: "q8_0", base: GgmlType::Q8_0, high: GgmlType::Q8_0, file_type: 7 },
-    Mix { name: "q4_0", base: GgmlType::Q4_0, high: GgmlType::Q4_0, file_type: 2 },
-    Mix { name: "q4_k_m", base: GgmlType::Q4_K, high: GgmlType::Q6_K, file_type: 15 },
-    Mix { name: "q6_k", base: GgmlType::Q6_K, high: GgmlType::Q6_K, file_type: 18 },
+    Mix { name: "f16", base: GgmlType::F16, high: GgmlType::F16 },
+    Mix { name: "q8_0", base: GgmlType::Q8_0, high: GgmlType::Q8_0 },
+    Mix { name: "q4_0", base: GgmlType::Q4_0, high: GgmlType::Q4_0 },
+    Mix { name: "q4_k_m", base: GgmlType::Q4_K, high: GgmlType::Q6_K },
+    Mix { name: "q6_k", base: GgmlType::Q6_K, high: GgmlType::Q6_K },
 ];
 
 /// A model that has been laid out and not been made yet.
@@ -167,15 +165,16 @@ impl Blueprint {
     /// # Errors
     /// If there are no layers, or more than a model can have.
     pub fn new(shape: &ModelShape, mix: &Mix, n_layer: Option<usize>) -> Result<Blueprint> {
-        let name = format!("{} {}", shape.name, mix.name);
+        let mut name = format!("{} {}", shape.name, mix.name);
+        if let Some(n) = n_layer {
+            name += &format!(" with {n} layer{}", if n == 1 { "" } else { "s" });
+        }
         let shape = ModelShape { n_layer: n_layer.unwrap_or(shape.n_layer), ..*shape };
         if !(1..=MAX_LAYERS).contains(&shape.n_layer) {
             let what = format!("{} layers where 1 to {MAX_LAYERS} are possible", shape.n_layer);
             return Err(Error::Config { file: name, what });
         }
         let mut list = List { mix, writer: Writer::new(&name), tensors: vec![] };
-        list.writer.set("general.name", format!("random {}", shape.name).as_str());
-        list.writer.set("general.file_type", mix.file_type);
         match &shape.kind {
             Kind::Dense(dense) => list.dense(&shape, dense),
             Kind::Latent(latent) => list.latent(&shape, latent),
@@ -186,7 +185,7 @@ impl Blueprint {
         Ok(Blueprint { name, writer: list.writer, tensors: list.tensors })
     }
 
-    /// What it is called: `qwen2-7b q4_k_m`.
+    /// What it is called: `qwen2-7b q4_k_m`, or `qwen2-7b q4_k_m with 2 layers`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -207,7 +206,7 @@ impl Blueprint {
         let layout = self.writer.layout()?;
         let size = usize::try_from(layout.size).unwrap_or(usize::MAX);
         let what = "the weights of the shape";
-        let mut file = AlignedBuf::zeroed(size).ok_or(ggml_sys::Error::OutOfMemory { what, bytes: size })?;
+        let mut file = AlignedBuf::huge(size).ok_or(ggml_sys::Error::OutOfMemory { what, bytes: size })?;
         file.as_mut_slice()[..layout.header.len()].copy_from_slice(&layout.header);
         let mut random = Random(1);
         let mut patterns: Vec<Pattern> = vec![];
@@ -327,7 +326,6 @@ impl List<'_> {
                 ("embedding_length", m.n_embd),
                 ("feed_forward_length", m.n_ff),
                 ("attention.head_count", m.n_head),
-                ("vocab_size", m.n_vocab),
             ],
         );
         self.writer.set(&format!("{arch}.attention.layer_norm_rms_epsilon"), 1e-6f32);

@@ -454,99 +454,76 @@ pub struct BenchArgs {
     pub name: Option<OsString>,
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Random weights in memory in place of a model: the shape of which
-    #[arg(long, value_name = "NAME", help_heading = "Model")]
-    pub shape: Option<String>,
-    /// Types of these weights: f16, q8_0, q4_0, q4_k_m, q6_k [default: q4_k_m]
-    #[arg(long, value_name = "MIX", help_heading = "Model")]
-    pub mix: Option<String>,
-    /// Layers, if not as many as the shape has
-    #[arg(long, value_name = "N", help_heading = "Model")]
-    pub layers: Option<usize>,
-    /// Tokens of a prompt; 0 is no prompt
-    #[arg(
-        short = 'p',
-        long,
-        value_name = "LIST",
-        default_value = "512",
-        value_delimiter = ',',
-        help_heading = "Tests"
-    )]
-    pub n_prompt: Vec<usize>,
-    /// Tokens to generate; 0 is none
-    #[arg(
-        short = 'n',
-        long,
-        value_name = "LIST",
-        default_value = "128",
-        value_delimiter = ',',
-        help_heading = "Tests"
-    )]
-    pub n_gen: Vec<usize>,
-    /// Tokens in the cache before
-    #[arg(
-        short = 'd',
-        long,
-        value_name = "LIST",
-        default_value = "0",
-        value_delimiter = ',',
-        help_heading = "Tests"
-    )]
-    pub n_depth: Vec<usize>,
-    /// Tokens to generate at once, as in speculation
-    #[arg(long, value_name = "LIST", default_value = "1", value_delimiter = ',', help_heading = "Tests")]
-    pub batch: Vec<usize>,
-    /// Times to measure each, besides one to warm up
-    #[arg(short, long, value_name = "N", default_value = "5", help_heading = "Tests")]
-    pub repetitions: usize,
-    /// Threads [default: one per core]
-    #[arg(
-        short,
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        allow_negative_numbers = true,
-        help_heading = "Computation"
-    )]
-    pub threads: Vec<i64>,
-    /// Tokens of the prompt to compute at once, at most
-    #[arg(
-        short,
-        long,
-        value_name = "LIST",
-        default_value = "2048",
-        value_delimiter = ',',
-        help_heading = "Computation"
-    )]
-    pub batch_size: Vec<usize>,
-    /// The same; the smaller counts (-ub)
-    #[arg(
-        long,
-        value_name = "LIST",
-        default_value = "512",
-        value_delimiter = ',',
-        help_heading = "Computation"
-    )]
-    pub ubatch_size: Vec<usize>,
-    /// Formats of keys in the cache: f32, f16, q8_0 (-ctk)
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Computation")]
-    pub cache_type_k: Vec<String>,
-    /// Formats of values in the cache (-ctv)
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Computation")]
-    pub cache_type_v: Vec<String>,
-    /// Form of DeepSeek's attention
-    #[arg(
-        long,
-        value_name = "FORM",
-        default_value = "auto",
-        hide_possible_values = true,
-        help_heading = "Computation"
-    )]
-    #[arg(help = "Form of DeepSeek's attention: auto, absorbed, naive")]
-    pub mla: MlaArg,
-    #[command(flatten, next_help_heading = "Computation")]
-    pub loading: LoadingArgs,
+    #[command(flatten)]
+    pub random: RandomArgs,
+    #[command(flatten)]
+    pub tests: TestArgs,
+    #[command(flatten)]
+    pub configs: ConfigArgs,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+}
+
+/// Weights that no file has.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct RandomArgs {
+    /// Random weights in memory in place of a model: the shape of which
+    #[arg(long, value_name = "NAME")]
+    pub shape: Option<String>,
+    /// Types of these weights: f16, q8_0, q4_0, q4_k_m, q6_k [default: q4_k_m]
+    #[arg(long, value_name = "MIX")]
+    pub mix: Option<String>,
+    /// Layers, if not as many as the shape has
+    #[arg(long, value_name = "N")]
+    pub layers: Option<usize>,
+}
+
+/// What is measured.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tests")]
+pub struct TestArgs {
+    /// Tokens of a prompt; 0 is no prompt
+    #[arg(short = 'p', long, value_name = "LIST", default_value = "512", value_delimiter = ',')]
+    pub n_prompt: Vec<usize>,
+    /// Tokens to generate; 0 is none
+    #[arg(short = 'n', long, value_name = "LIST", default_value = "128", value_delimiter = ',')]
+    pub n_gen: Vec<usize>,
+    /// Tokens in the cache before
+    #[arg(short = 'd', long, value_name = "LIST", default_value = "0", value_delimiter = ',')]
+    pub n_depth: Vec<usize>,
+    /// Tokens to generate at once, as in speculation
+    #[arg(long, value_name = "LIST", default_value = "1", value_delimiter = ',')]
+    pub batch: Vec<usize>,
+    /// Times to measure each, after one prompt or one generation step to warm up
+    #[arg(short, long, value_name = "N", default_value = "5")]
+    pub repetitions: usize,
+}
+
+/// How it is computed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Computation")]
+pub struct ConfigArgs {
+    /// Threads [default: one per core]
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
+    pub threads: Vec<i64>,
+    /// Tokens of the prompt to compute at once, at most
+    #[arg(short, long, value_name = "LIST", default_value = "2048", value_delimiter = ',')]
+    pub batch_size: Vec<usize>,
+    /// The same; the smaller counts (-ub)
+    #[arg(long, value_name = "LIST", default_value = "512", value_delimiter = ',')]
+    pub ubatch_size: Vec<usize>,
+    /// Formats of keys in the cache: f32, f16, q8_0 (-ctk)
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub cache_type_k: Vec<String>,
+    /// Formats of values in the cache (-ctv)
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub cache_type_v: Vec<String>,
+    /// Form of DeepSeek's attention
+    #[arg(long, value_name = "FORM", default_value = "auto", hide_possible_values = true)]
+    #[arg(help = "Form of DeepSeek's attention: auto, absorbed, naive")]
+    pub mla: MlaArg,
+    #[command(flatten)]
+    pub loading: LoadingArgs,
 }

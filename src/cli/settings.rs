@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ggml_sys::GgmlType;
+use ggml_sys::cpu::CACHE_TYPES;
 
 use super::args::{EngineArgs, GenerationArgs, MlaArg, ModelArgs};
 use super::lookup::{self, Lookup};
@@ -16,8 +17,6 @@ use crate::term::log;
 const MODEL_VARIABLE: &str = "FATHOM_MODEL";
 /// Rows computed at once where nothing else is said.
 const DEFAULT_BATCH: usize = 512;
-/// Formats that the cache can have.
-const CACHE_TYPES: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0];
 
 /// Which model, and whether somebody named it.
 #[derive(Clone, Debug, PartialEq, Eq)]

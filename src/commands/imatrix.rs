@@ -14,7 +14,7 @@ use super::logits::Material;
 use super::perplexity::{WINDOW, Window, windows_of};
 use crate::cli::args::ImatrixArgs;
 use crate::cli::settings::{Context, EngineSettings};
-use crate::failure::{Count, Failure, Outcome, Result};
+use crate::failure::{Failure, Outcome, Result};
 use crate::term::interrupt::Guard;
 use crate::term::log;
 use crate::term::progress::{Display, Progress, Unit};

@@ -9,6 +9,7 @@ mod perplexity;
 mod quantize;
 mod run;
 mod show;
+mod statistics;
 mod task;
 mod tokenize;
 

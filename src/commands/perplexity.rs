@@ -12,11 +12,13 @@ use models::{Session, Want};
 use serde::Serialize;
 
 use super::logits::Material;
+use super::statistics;
 use crate::cli::args::{PerplexityArgs, ScoreArg};
 use crate::cli::lookup::{self, Lookup};
 use crate::cli::settings::{Context, EngineSettings, Source};
-use crate::failure::{Count, Failure, Outcome, Result};
+use crate::failure::{Failure, Outcome, Result};
 use crate::model::{self, Loaded};
+use crate::size::Count;
 use crate::streams;
 use crate::term::progress::{Display, Progress, Unit};
 
@@ -262,7 +264,7 @@ impl<'a> Report<'a> {
         measured: &'a Measured,
         n_tokens: usize,
     ) -> Self {
-        let (nll, error) = mean(&measured.nll);
+        let (nll, error) = (statistics::mean(&measured.nll), statistics::mean_error(&measured.nll));
         let scored =
             || windows.iter().flat_map(|w| w.scored.clone().map(move |i| (w.start + i, w.tokens[i])));
         Report {
@@ -308,31 +310,18 @@ impl<'a> Report<'a> {
 
 impl<'a> Divergence<'a> {
     fn new(base: &'a Loaded, measured: &Measured) -> Self {
-        let (mean, mean_error) = self::mean(&measured.kl);
-        let mut sorted = measured.kl.clone();
-        sorted.sort_by(f64::total_cmp);
-        let quantile =
-            |q: f64| sorted.get(((sorted.len().max(1) - 1) as f64 * q) as usize).copied().unwrap_or(0.0);
         let same = measured.same_top.iter().filter(|same| **same).count();
         Divergence {
             base: &base.name,
-            base_perplexity: self::mean(&measured.base_nll).0.exp(),
-            mean,
-            mean_error,
-            median: quantile(0.5),
-            p99: quantile(0.99),
-            max: quantile(1.0),
+            base_perplexity: statistics::mean(&measured.base_nll).exp(),
+            mean: statistics::mean(&measured.kl),
+            mean_error: statistics::mean_error(&measured.kl),
+            median: statistics::median(&measured.kl),
+            p99: statistics::quantile(&measured.kl, 0.99),
+            max: statistics::quantile(&measured.kl, 1.0),
             same_top: same as f64 / measured.same_top.len().max(1) as f64,
         }
     }
-}
-
-/// Mean, and its standard error.
-fn mean(x: &[f64]) -> (f64, f64) {
-    let n = x.len() as f64;
-    let mean = x.iter().sum::<f64>() / n;
-    let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    (mean, (variance / n).sqrt())
 }
 
 #[cfg(test)]
@@ -373,13 +362,5 @@ mod tests {
         assert_eq!((top(&p), top(&q)), (Some(0), Some(2)));
         let sure = log_softmax(&[0.0, f32::NEG_INFINITY, f32::NEG_INFINITY]);
         assert!((divergence(&sure, &q) - (4f64).ln()).abs() < 1e-6);
-    }
-
-    #[test]
-    fn means_have_standard_errors() {
-        let (m, e) = mean(&[1.0, 3.0]);
-        assert_eq!(m, 2.0);
-        assert!((e - 1.0).abs() < 1e-12);
-        assert_eq!(mean(&[4.0]), (4.0, 0.0));
     }
 }

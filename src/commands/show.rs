@@ -1,9 +1,7 @@
 //! `fathom show`: what a file is, and the memory it will take.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use ggml_sys::Shape;
 use ggml_sys::gguf::Gguf;
 use models::Model;
 use models::memory::MemoryPlan;
@@ -13,8 +11,8 @@ use serde::Serialize;
 
 use crate::cli::args::ShowArgs;
 use crate::cli::settings::{self, Context, EngineSettings};
-use crate::failure::{Count, Failure, Outcome, Result};
-use crate::size::{Amount, Bytes};
+use crate::failure::{Failure, Outcome, Result};
+use crate::size::{Amount, Bytes, Count};
 use crate::term::color::{Colors, STRONG};
 use crate::{model, streams};
 
@@ -25,7 +23,7 @@ struct Shown<'a> {
     architecture: Option<&'a str>,
     name: Option<&'a str>,
     parameters: u64,
-    types: Vec<TypeSize>,
+    types: Vec<model::TypeSize>,
     tokenizer: Option<TokenizerInfo<'a>>,
     /// "file", the name of a built-in one, or nothing.
     template: Option<String>,
@@ -40,13 +38,6 @@ struct Shard {
     path: String,
     bytes: u64,
     version: u32,
-}
-
-#[derive(Serialize)]
-struct TypeSize {
-    r#type: &'static str,
-    tensors: usize,
-    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -131,8 +122,10 @@ impl<'a> Shown<'a> {
     fn new(gguf: &'a Gguf, loaded: &Result<model::Loaded>, settings: &EngineSettings, tensors: bool) -> Self {
         let md = gguf.metadata();
         let text = |key: &str| md.str(key).ok().flatten();
-        let tokenizer = Tokenizer::from_gguf(md);
-        let template = tokenizer.as_ref().ok().and_then(|t| ChatTemplate::from_gguf(md, t).ok());
+        // The vocabulary of a model that cannot be loaded may be usable all the same.
+        let own = loaded.is_err().then(|| Tokenizer::from_gguf(md).ok()).flatten();
+        let tokenizer = loaded.as_ref().map_or(own.as_ref(), |loaded| Some(&loaded.tokenizer));
+        let template = tokenizer.and_then(|t| ChatTemplate::from_gguf(md, t).ok());
         let problem = loaded.as_ref().err().and_then(Failure::message).map(str::to_owned);
         let parameters = gguf.tensors().iter().map(|t| t.shape().n_elements() as u64);
         Shown {
@@ -140,8 +133,8 @@ impl<'a> Shown<'a> {
             architecture: text("general.architecture"),
             name: text("general.name"),
             parameters: parameters.fold(0, u64::saturating_add),
-            types: types(gguf),
-            tokenizer: tokenizer.ok().map(|t| TokenizerInfo {
+            types: model::sizes_by_type(gguf),
+            tokenizer: tokenizer.map(|t| TokenizerInfo {
                 kind: text("tokenizer.ggml.model").unwrap_or_default(),
                 pre: text("tokenizer.ggml.pre"),
                 tokens: t.n_vocab(),
@@ -190,12 +183,7 @@ impl<'a> Shown<'a> {
         for t in &self.types {
             lines.push((
                 "weights",
-                format!(
-                    "{:8} {:>10} in {}",
-                    t.r#type,
-                    Bytes(t.bytes).to_string(),
-                    Count(t.tensors, "tensor")
-                ),
+                format!("{:8} {:>10} in {}", t.name, Bytes(t.bytes).to_string(), Count(t.tensors, "tensor")),
             ));
         }
         lines.extend(self.tokenizer.as_ref().map(|t| ("tokenizer", t.line())));
@@ -217,19 +205,6 @@ impl Shard {
     fn new(shard: &ggml_sys::gguf::Shard) -> Self {
         Shard { path: shard.path().display().to_string(), bytes: shard.size(), version: shard.version() }
     }
-}
-
-/// Sizes by type, the largest first.
-fn types(gguf: &Gguf) -> Vec<TypeSize> {
-    let mut by_type = BTreeMap::<&'static str, (usize, u64)>::new();
-    for t in gguf.tensors() {
-        let entry = by_type.entry(t.ty().name()).or_default();
-        *entry = (entry.0 + 1, entry.1.saturating_add(t.bytes().len() as u64));
-    }
-    let size = |(r#type, (tensors, bytes))| TypeSize { r#type, tensors, bytes };
-    let mut types: Vec<TypeSize> = by_type.into_iter().map(size).collect();
-    types.sort_by_key(|t| std::cmp::Reverse(t.bytes));
-    types
 }
 
 impl TokenizerInfo<'_> {
@@ -329,18 +304,12 @@ impl MemoryInfo {
     }
 }
 
-/// The dimensions that a shape uses, the fastest first.
-fn dims(shape: Shape) -> Vec<usize> {
-    let used = shape.0.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
-    shape.0[..used].to_vec()
-}
-
 impl<'a> TensorInfo<'a> {
     fn new(tensor: &'a ggml_sys::Tensor) -> Self {
         TensorInfo {
             name: tensor.name(),
             r#type: tensor.ty().name(),
-            shape: dims(tensor.shape()),
+            shape: tensor.shape().used().to_vec(),
             bytes: tensor.bytes().len(),
         }
     }

@@ -69,6 +69,9 @@ fn lists_make_a_test_of_every_combination() {
     assert_eq!(count("type_k", "q8_0".into()), 24);
     assert_eq!(count("type_v", "q8_0".into()), 48);
     assert_eq!(count("n_parallel", 2.into()), 12);
+    // What lies in the cache is read too.
+    let bytes = |i: usize| all[i]["bytes"].as_f64().unwrap();
+    assert!(bytes(6) > bytes(10) && bytes(10) > bytes(2), "{all:?}");
     // A step of two tokens and one of one need fewer reads than three of one, and as many products.
     let [one, two] = [&all[2], &all[3]];
     assert!(one["bytes"].as_f64() > two["bytes"].as_f64() && one["macs"] == two["macs"], "{one} {two}");
@@ -108,7 +111,7 @@ fn the_table_names_the_model_the_machine_and_each_test() {
 fn a_shape_is_measured_without_a_file() {
     let all =
         json(&["--shape", "qwen2-0.5b", "--mix", "q4_0", "--layers", "1", "-p", "8", "-n", "2", "-r", "1"]);
-    assert_eq!(all[0]["model_filename"], "qwen2-0.5b q4_0");
+    assert_eq!(all[0]["model_filename"], "qwen2-0.5b q4_0 with 1 layer");
     let layer = 2 * 896 * 896 + 2 * 128 * 896 + 3 * 896 * 4864;
     let vectors = 896 + 2 * 896 + 896 + 2 * 128;
     assert_eq!(all[0]["model_n_params"], 2 * 151_936 * 896 + layer + vectors);

@@ -7,7 +7,7 @@
 mod report;
 mod settings;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ggml_sys::cpu::Cpu;
@@ -20,7 +20,7 @@ use models::{Engine, EngineOptions, MlaForm, Model, Session, Want};
 
 use crate::cli::args::BenchArgs;
 use crate::failure::{Failure, Outcome, Result};
-use crate::loading::Loading;
+use crate::loading::{Loading, with_progress};
 use crate::size::Bytes;
 use crate::term::interrupt::Guard;
 use crate::term::progress::{self, Display, Progress, Unit};
@@ -45,7 +45,10 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Result<Outcome> {
     };
     let model = Arc::new(load(&settings.weights, settings.loading, display)?);
     for config in &settings.configs {
-        model::check_memory(&MemoryPlan::new(&model, config.cache.0, config.cache.1), settings.n_ctx())?;
+        let (plan, n_ctx) = (MemoryPlan::new(&model, config.cache.0, config.cache.1), settings.n_ctx());
+        model::check_memory(&plan, n_ctx, config.cache, |fits| {
+            format!("-d and -p or -n of {fits} tokens together fit")
+        })?;
     }
     let subject = Subject::new(&model);
     let mut bench = Bench::new(&model, &settings, &subject, !args.json, display);
@@ -68,7 +71,12 @@ fn load(weights: &Weights, loading: Loading, display: Display) -> Result<Model> 
             loading.fill(model.gguf(), display);
             model
         }
-        Weights::Random(shape, mix, layers) => random_model(shape, mix, *layers, display)?,
+        Weights::Random(shape, mix, layers) => {
+            let model = random_model(shape, mix, *layers, display)?;
+            // They are in memory of the process whatever is asked for.
+            Loading { no_mmap: true, ..loading }.fill(model.gguf(), display);
+            model
+        }
     })
 }
 
@@ -80,15 +88,7 @@ fn random_model(shape: &ModelShape, mix: &Mix, layers: Option<usize>, display: D
             format!("{} takes {}, and {} of memory are free", plan.name(), Bytes(size), Bytes(available));
         return Err(Failure::new(what).or_hint("--layers N makes it smaller"));
     }
-    let progress = Mutex::new((Progress::new(display, "making weights", Unit::Bytes), 0));
-    let made = |n: usize| {
-        if let Ok(mut p) = progress.lock() {
-            p.1 += n as u64;
-            let done = p.1;
-            p.0.update(done, size);
-        }
-    };
-    Ok(Model::load(plan.build(&made)?)?)
+    Ok(Model::load(with_progress(display, "making weights", size, |progress| plan.build(progress))?)?)
 }
 
 /// Why measuring ends before its end.
@@ -209,6 +209,7 @@ impl<'a> Bench<'a> {
         self.process(session, test.work.warm_up())?;
         for _ in 0..self.settings.repeats {
             session.truncate(test.depth);
+            debug_assert_eq!(session.tokens().len(), test.depth, "the cache is filled to the depth");
             let start = Instant::now();
             self.process(session, test.work)?;
             samples.push(start.elapsed());

@@ -8,7 +8,9 @@ use models::Model;
 use serde::Serialize;
 
 use super::settings::{Config, Test, Work};
-use crate::size::{Amount, Bytes};
+use crate::commands::statistics::{deviation, mean, median};
+use crate::model::sizes_by_type;
+use crate::size::{Amount, Bytes, Count};
 
 /// The model, as reports name it.
 pub struct Subject {
@@ -22,20 +24,12 @@ pub struct Subject {
 
 impl Subject {
     pub fn new(model: &Model) -> Self {
-        let mut by_type: Vec<(GgmlType, u64)> = Vec::new();
-        for t in model.gguf().tensors() {
-            let bytes = t.bytes().len() as u64;
-            match by_type.iter_mut().find(|(ty, _)| *ty == t.ty()) {
-                Some((_, sum)) => *sum += bytes,
-                None => by_type.push((t.ty(), bytes)),
-            }
-        }
-        let most = by_type.iter().max_by_key(|(_, bytes)| bytes).map_or("", |(ty, _)| ty.name());
+        let types = sizes_by_type(model.gguf());
         let parameters = model.gguf().tensors().iter().map(|t| t.shape().n_elements() as u64).sum();
         Subject {
             file: model.gguf().path().display().to_string(),
-            kind: format!("{} {} {most}", model.arch(), Amount(parameters)),
-            bytes: by_type.iter().map(|(_, bytes)| bytes).sum(),
+            kind: format!("{} {} {}", model.arch(), Amount(parameters), types.first().map_or("", |t| t.name)),
+            bytes: types.iter().map(|t| t.bytes).sum(),
             parameters,
         }
     }
@@ -103,30 +97,6 @@ fn seconds(time: Duration) -> f64 {
     time.as_secs_f64().max(1e-9)
 }
 
-/// The value in the middle, of an even number the mean of both there.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let n = sorted.len();
-    match (sorted.get(n.wrapping_sub(1) / 2), sorted.get(n / 2)) {
-        (Some(a), Some(b)) => (a + b) / 2.0,
-        _ => 0.0,
-    }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
-}
-
-/// Standard deviation of the sample; of a single value 0.
-fn deviation(values: &[f64]) -> f64 {
-    if values.len() < 2 {
-        return 0.0;
-    }
-    let m = mean(values);
-    (values.iter().map(|v| (v - m) * (v - m)).sum::<f64>() / (values.len() - 1) as f64).sqrt()
-}
-
 /// The lines that begin the table.
 pub fn heading(subject: &Subject, machine: &Machine) -> String {
     let Subject { file, kind, bytes, .. } = subject;
@@ -135,10 +105,10 @@ pub fn heading(subject: &Subject, machine: &Machine) -> String {
 
 /// The line before the tests with so many threads, and the names of the columns.
 pub fn columns(threads: usize, machine: &Machine, width: usize) -> String {
-    let s = if threads == 1 { "" } else { "s" };
+    let threads = Count(threads, "thread");
     let (read, peak) = (machine.read / 1e9, machine.peak / 1e9);
     format!(
-        "\n{threads} thread{s}: {read:.1} GB/s read, {peak:.0} GMAC/s of bytes\n{:width$} {:>10} {:>19} {:>8} {:>5} {:>9} {:>5}\n",
+        "\n{threads}: {read:.1} GB/s read, {peak:.0} GMAC/s of bytes\n{:width$} {:>10} {:>19} {:>8} {:>5} {:>9} {:>5}\n",
         "test", "tokens/s", "from - to", "GB/s", "of it", "GMAC/s", "of it"
     )
 }
@@ -150,7 +120,7 @@ pub fn line(m: &Measured, label: &str, width: usize) -> String {
     let figures = Figures::new(m);
     format!(
         "{label:width$} {:>10.2} {:>19} {:>8.2} {:>4.0}% {:>9.1} {:>4.0}%\n",
-        median(&speeds),
+        figures.median_ts,
         format!("{low:.2} - {high:.2}"),
         figures.gb_per_s,
         100.0 * figures.read_share,
@@ -177,7 +147,7 @@ impl Figures {
         let time = median(&times);
         let (read, macs) = (m.bytes / time, m.macs / time);
         Figures {
-            median_ts: median(&m.speeds()),
+            median_ts: m.test.work.tokens() as f64 / time,
             gb_per_s: read / 1e9,
             read_gb_per_s: m.machine.read / 1e9,
             read_share: read / m.machine.read,
@@ -312,8 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn statistics_of_samples() {
-        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 3.0, 2.0]), median(&[])), (2.0, 2.5, 0.0));
-        assert_eq!((deviation(&[1.0, 3.0]), deviation(&[7.0])), (2f64.sqrt(), 0.0));
+    fn the_median_of_an_even_number_of_runs_is_one_time() {
+        let even = Measured { samples: [1000, 3000].map(Duration::from_millis).to_vec(), ..measured() };
+        let f = Figures::new(&even);
+        // 10 tokens and 4 GB in 2 seconds: as many bytes a token as there are.
+        assert_eq!((f.median_ts, f.gb_per_s), (5.0, 2.0));
+        assert!(line(&even, "x", 8).contains(" 5.00 "));
     }
 }

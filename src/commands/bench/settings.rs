@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use ggml_sys::GgmlType;
 use ggml_sys::cpu::pool::default_threads;
+use models::loader::MAX_LAYERS;
 use models::shapes::{MIXES, Mix, ModelShape, SHAPES};
 
 use crate::cli::args::{BenchArgs, MlaArg};
@@ -100,7 +101,7 @@ pub enum Weights {
 impl BenchSettings {
     /// Checks the options.
     pub fn new(args: &BenchArgs) -> Result<Self> {
-        if args.repetitions == 0 {
+        if args.tests.repetitions == 0 {
             return Err(Failure::usage("--repetitions is 0", "it is at least 1"));
         }
         let configs = configs(args)?;
@@ -108,7 +109,7 @@ impl BenchSettings {
         if tests.is_empty() {
             return Err(Failure::usage("there is nothing to measure", "give -p or -n more than 0"));
         }
-        let most = args.batch.iter().copied().max().unwrap_or(1);
+        let most = args.tests.batch.iter().copied().max().unwrap_or(1);
         if let Some(c) = configs.iter().find(|c| c.rows() < most) {
             let what = format!("--batch {most} is more than the {} tokens of a batch", c.rows());
             return Err(Failure::usage(what, "a larger -ub allows it"));
@@ -118,9 +119,9 @@ impl BenchSettings {
             weights,
             configs,
             tests,
-            repeats: args.repetitions,
-            mla: args.mla,
-            loading: Loading::new(&args.loading),
+            repeats: args.tests.repetitions,
+            mla: args.configs.mla,
+            loading: Loading::new(&args.configs.loading),
         };
         match u32::try_from(settings.n_ctx()) {
             Ok(_) => Ok(settings),
@@ -136,8 +137,10 @@ impl BenchSettings {
         let mut filled = 0;
         let mut total = 0u64;
         for Test { work, depth } in &self.tests {
-            total += depth.saturating_sub(filled) as u64 + work.warm_up().tokens() as u64;
-            total = total.saturating_add((self.repeats as u64).saturating_mul(work.tokens() as u64));
+            total = total
+                .saturating_add(depth.saturating_sub(filled) as u64)
+                .saturating_add(work.warm_up().tokens() as u64)
+                .saturating_add((self.repeats as u64).saturating_mul(work.tokens() as u64));
             filled = *depth;
         }
         total.saturating_mul(self.configs.len() as u64)
@@ -150,8 +153,10 @@ impl BenchSettings {
 }
 
 fn weights(args: &BenchArgs) -> Result<Weights> {
-    let Some(name) = &args.shape else {
-        for (option, given) in [("--mix", args.mix.is_some()), ("--layers", args.layers.is_some())] {
+    let Some(name) = &args.random.shape else {
+        for (option, given) in
+            [("--mix", args.random.mix.is_some()), ("--layers", args.random.layers.is_some())]
+        {
             if given {
                 return Err(Failure::usage(format!("{option} is for --shape"), "name a shape with it"));
             }
@@ -164,15 +169,15 @@ fn weights(args: &BenchArgs) -> Result<Weights> {
     }
     let shape = SHAPES.iter().find(|s| s.name.eq_ignore_ascii_case(name));
     let shape = shape.ok_or_else(|| unknown("shape", name, SHAPES.iter().map(|s| s.name)))?;
-    let mix = args.mix.as_deref().unwrap_or("q4_k_m");
+    let mix = args.random.mix.as_deref().unwrap_or("q4_k_m");
     let mix = MIXES.iter().find(|m| m.name.eq_ignore_ascii_case(mix));
     let mix = mix.ok_or_else(|| {
-        unknown("mix", args.mix.as_deref().unwrap_or_default(), MIXES.iter().map(|m| m.name))
+        unknown("mix", args.random.mix.as_deref().unwrap_or_default(), MIXES.iter().map(|m| m.name))
     })?;
-    if args.layers == Some(0) {
-        return Err(Failure::usage("--layers is 0", "it is at least 1"));
+    if let Some(n) = args.random.layers.filter(|n| !(1..=MAX_LAYERS).contains(n)) {
+        return Err(Failure::usage(format!("--layers is {n}"), format!("it can be 1 to {MAX_LAYERS}")));
     }
-    Ok(Weights::Random(shape, mix, args.layers))
+    Ok(Weights::Random(shape, mix, args.random.layers))
 }
 
 fn unknown(what: &str, name: &str, known: impl Iterator<Item = &'static str>) -> Failure {
@@ -183,15 +188,17 @@ fn unknown(what: &str, name: &str, known: impl Iterator<Item = &'static str>) ->
 /// Every combination of what has several values, threads slowest.
 fn configs(args: &BenchArgs) -> Result<Vec<Config>> {
     let mut threads = Vec::new();
-    for &n in &args.threads {
+    for &n in &args.configs.threads {
         threads.push(settings::threads("--threads", n)?.unwrap_or_else(default_threads));
     }
     if threads.is_empty() {
         threads.push(default_threads());
     }
-    for (name, list) in
-        [("--batch-size", &args.batch_size), ("--ubatch-size", &args.ubatch_size), ("--batch", &args.batch)]
-    {
+    for (name, list) in [
+        ("--batch-size", &args.configs.batch_size),
+        ("--ubatch-size", &args.configs.ubatch_size),
+        ("--batch", &args.tests.batch),
+    ] {
         if list.contains(&0) {
             return Err(Failure::usage(format!("{name} is 0"), "it is at least 1"));
         }
@@ -202,12 +209,12 @@ fn configs(args: &BenchArgs) -> Result<Vec<Config>> {
         }
         list.iter().map(|value| settings::cache_type(name, Some(value))).collect()
     };
-    let keys = cache_types("--cache-type-k", &args.cache_type_k)?;
-    let values = cache_types("--cache-type-v", &args.cache_type_v)?;
+    let keys = cache_types("--cache-type-k", &args.configs.cache_type_k)?;
+    let values = cache_types("--cache-type-v", &args.configs.cache_type_v)?;
     let mut configs = Vec::new();
     for &threads in &threads {
-        for &n_batch in &args.batch_size {
-            for &n_ubatch in &args.ubatch_size {
+        for &n_batch in &args.configs.batch_size {
+            for &n_ubatch in &args.configs.ubatch_size {
                 for &k in &keys {
                     configs.extend(values.iter().map(|&v| Config {
                         threads,
@@ -224,11 +231,14 @@ fn configs(args: &BenchArgs) -> Result<Vec<Config>> {
 
 /// Prompts and generations at each depth.
 fn tests(args: &BenchArgs) -> Vec<Test> {
-    let prompts = args.n_prompt.iter().map(|&n| Work::Prompt(n));
-    let generations =
-        args.n_gen.iter().flat_map(|&n| args.batch.iter().map(move |&rows| Work::Generate { n, rows }));
+    let prompts = args.tests.n_prompt.iter().map(|&n| Work::Prompt(n));
+    let generations = args
+        .tests
+        .n_gen
+        .iter()
+        .flat_map(|&n| args.tests.batch.iter().map(move |&rows| Work::Generate { n, rows }));
     let works: Vec<Work> = prompts.chain(generations).filter(|w| w.tokens() > 0).collect();
-    args.n_depth.iter().flat_map(|&depth| works.iter().map(move |&work| Test { work, depth })).collect()
+    args.tests.n_depth.iter().flat_map(|&depth| works.iter().map(move |&work| Test { work, depth })).collect()
 }
 
 #[cfg(test)]
@@ -281,6 +291,7 @@ mod tests {
             (&["--shape", "llama-8b", "--mix", "q3"], "q3"),
             (&["--mix", "q4_0"], "--mix"),
             (&["--shape", "llama-8b", "--layers", "0"], "--layers"),
+            (&["--shape", "llama-8b", "--layers", "99999"], "--layers"),
             (&["--shape", "llama-8b", "-m", "x"], "--shape"),
             (&["--cache-type-k", "f16,q4_0"], "q4_0"),
         ] {

@@ -8,8 +8,7 @@ use ggml_sys::GgmlType;
 use quantize::{Deviation, Plan, Report};
 use serde::Serialize;
 
-use crate::failure::Count;
-use crate::size::Bytes;
+use crate::size::{Bytes, Count};
 use crate::streams;
 
 /// What is, or would be, in the new file. docs/json.md describes the fields.
