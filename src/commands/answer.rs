@@ -9,7 +9,7 @@ use models::tokenizer::TokenId;
 
 use crate::cli::args::{DisplayArgs, ThinkArg};
 use crate::cli::settings::{EngineSettings, GenerationSettings};
-use crate::failure::Result;
+use crate::failure::{Outcome, Result};
 use crate::model::{self, Loaded};
 use crate::output::{Output, Report};
 use crate::term::color::Colors;
@@ -143,6 +143,25 @@ impl Teller<'_> {
 }
 
 impl Answer {
+    /// How the command ends that gave it.
+    pub fn outcome(&self) -> Outcome {
+        match self.summary.finish {
+            Finish::Interrupted => Outcome::Interrupted,
+            _ if self.is_missing() => Outcome::Fruitless,
+            _ => Outcome::Done,
+        }
+    }
+
+    /// Says how fast it was, if that is asked for; gives back what there is to say.
+    pub fn statistics(&self, loaded: &Loaded, settings: &Settings) -> String {
+        let report = Report::new(&loaded.name, loaded.time, self.seed, &self.summary);
+        let statistics = report.statistics();
+        if settings.display.stats {
+            log::plain(&statistics);
+        }
+        statistics
+    }
+
     /// Says what the user should know about the end of the answer.
     pub fn note_end(&self, settings: &Settings, n_ctx: usize) {
         let limit = settings.generation.limit;

@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 
 use models::Session;
-use models::generate::Finish;
 use models::template::{ChatTemplate, Message};
 
 use super::answer::{self, Answer, Settings};
@@ -12,7 +11,7 @@ use crate::chat::slash::{HELP, Slash};
 use crate::cli::args::FormatArg;
 use crate::failure::{Outcome, Result};
 use crate::model::Loaded;
-use crate::output::{self, Report};
+use crate::output;
 use crate::streams;
 use crate::term::log;
 
@@ -111,19 +110,9 @@ impl Chat {
             streams::print("\n")?;
         }
         answer.note_end(&self.settings, self.session.n_ctx());
-        let report = Report::new(&self.loaded.name, self.loaded.time, answer.seed, &answer.summary);
-        let statistics = report.statistics();
-        if self.settings.display.stats {
-            log::plain(&statistics);
-        }
-        self.statistics = Some(statistics);
-        let outcome = match answer.summary.finish {
-            Finish::Interrupted => Outcome::Interrupted,
-            _ if answer.is_missing() => Outcome::Fruitless,
-            _ => Outcome::Done,
-        };
+        self.statistics = Some(answer.statistics(&self.loaded, &self.settings));
         self.said.push(Message::new("assistant", without_reasoning(&answer.text)));
-        Ok(outcome)
+        Ok(answer.outcome())
     }
 
     fn answer(&mut self) -> Result<Answer> {

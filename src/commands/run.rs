@@ -1,6 +1,5 @@
 //! `fathom run`: one answer, or a chat.
 
-use models::generate::Finish;
 use models::template::Message;
 use models::tokenizer::Encode;
 
@@ -12,9 +11,8 @@ use crate::cli::args::RunArgs;
 use crate::cli::settings::{self, EngineSettings, GenerationSettings};
 use crate::failure::{Failure, Outcome, Result};
 use crate::model::{self, Loaded};
-use crate::output::{self, Report};
+use crate::output;
 use crate::term::color::Colors;
-use crate::term::log;
 
 /// Answers a prompt, or chats.
 ///
@@ -40,14 +38,8 @@ fn one_shot(loaded: &Loaded, prompt: Prompt, settings: &Settings) -> Result<Outc
     let mut output = output::stdout(settings.display.format, settings.display.think, settings.colors);
     let answer = answer::answer(loaded, &mut session, &prompt, settings, &mut *output)?;
     answer.note_end(settings, session.n_ctx());
-    if settings.display.stats {
-        log::plain(&Report::new(&loaded.name, loaded.time, answer.seed, &answer.summary).statistics());
-    }
-    Ok(match answer.summary.finish {
-        Finish::Interrupted => Outcome::Interrupted,
-        _ if answer.is_missing() => Outcome::Fruitless,
-        _ => Outcome::Done,
-    })
+    answer.statistics(loaded, settings);
+    Ok(answer.outcome())
 }
 
 /// The tokens to go on with.
