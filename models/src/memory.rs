@@ -6,8 +6,8 @@ use ggml_sys::GgmlType;
 
 use crate::model::Model;
 
-/// Context that is used where the model allows more and nobody asked: beyond it, memory that is committed only as the
-/// cache fills would surprise people hours later.
+/// The shortest context that is used where the model allows it and nobody asked, even if memory seems too small for it: a
+/// conversation needs as much, and the cache is committed only as it fills.
 const MIN_CONTEXT: usize = 2048;
 
 /// Bytes of a model at work.
@@ -50,7 +50,7 @@ impl MemoryPlan {
         let room = available.saturating_sub(available / 10).saturating_sub(self.derived);
         let room = room.saturating_sub(self.weights.min(room / 2));
         let fits = usize::try_from(room / self.per_position.max(1)).unwrap_or(usize::MAX);
-        // Whole chunks of the cache, and never less than a conversation needs: the cache is committed as it fills.
+        // Whole chunks of the cache.
         let fits = (fits / 256 * 256).max(MIN_CONTEXT);
         self.n_ctx_train.min(fits)
     }

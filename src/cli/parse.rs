@@ -66,9 +66,11 @@ fn from_environment(error: &clap::Error, args: &[OsString]) -> Failure {
 
 fn failure(error: &clap::Error, args: &[OsString]) -> Failure {
     let (what, tip) = one_line(error);
-    let command = args.iter().find(|a| !a.as_encoded_bytes().starts_with(b"-"));
-    let help = match command.and_then(|c| c.to_str()) {
-        Some(command) => format!("'fathom help {command}' lists the options"),
+    let definition = Cli::command();
+    // The first one: values of options before the command are no names of commands.
+    let command = args.iter().find_map(|arg| definition.find_subcommand(arg));
+    let help = match command {
+        Some(command) => format!("'fathom help {}' lists the options", command.get_name()),
         None => "'fathom help' lists the commands".into(),
     };
     Failure::usage(what, tip.unwrap_or(help))
@@ -166,6 +168,17 @@ mod tests {
             assert!(!failure.message().unwrap().contains('\n'), "{failure:?}");
             assert!(!failure.message().unwrap().contains("Usage"), "{failure:?}");
             assert!(failure.hint().is_some_and(|h| !h.contains('\n')), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_hint_is_for_the_command_that_was_meant() {
+        for (args, hint) in [
+            (&["--color", "never", "show", "--loud"][..], "'fathom help show' lists the options"),
+            (&["-n"], "'fathom help run' lists the options"),
+            (&["help", "nonsense"], "'fathom help' lists the commands"),
+        ] {
+            assert_eq!(parse_in(args, &[]).unwrap_err().hint(), Some(hint), "{args:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ const LONG_NAMES: &[(&str, &str)] = &[
 ];
 
 /// Options whose value may be any text, so what follows them is left as it is.
-const FREE_TEXT: &[&str] = &["-p", "--prompt", "--system-prompt"];
+const FREE_TEXT: &[&str] = &["-p", "--prompt", "--system-prompt", "--system"];
 
 /// Options that may stand before the name of a command.
 const BEFORE_COMMAND: &[&str] = &["-v", "-vv", "-vvv", "--verbose", "-q", "--quiet"];
@@ -138,6 +138,7 @@ mod tests {
     fn text_after_a_prompt_option_stays_as_it_is() {
         assert_eq!(rewritten(&["run", "-p", "-st"]), ["run", "-p", "-st"]);
         assert_eq!(rewritten(&["run", "-sys", "-ngl"]), ["run", "--system-prompt", "-ngl"]);
+        assert_eq!(rewritten(&["run", "--system", "-ngl"]), ["run", "--system", "-ngl"]);
         assert_eq!(rewritten(&["run", "--", "-ngl"]), ["run", "--", "-ngl"]);
     }
 

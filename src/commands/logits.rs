@@ -73,6 +73,10 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Result<Outcome> {
         asked => asked,
     };
     let mut session = loaded.session(&settings, context)?;
+    if tokens.len() > session.n_ctx() {
+        let what = format!("there are {} tokens and the context is {}", tokens.len(), session.n_ctx());
+        return Err(Failure::new(what).or_hint(format!("-c {} fits", tokens.len())));
+    }
     let first = tokens.len() - args.last.unwrap_or(tokens.len()).min(tokens.len());
     let output = quantize::Output::create(&args.output, [], true)?;
     let mut file = Tensors::new(&args.output, &output, [tokens.len() - first, n_vocab])?;

@@ -88,6 +88,10 @@ fn logits_are_the_same_for_text_and_ids_and_for_the_last_rows() {
     run(&["logits", "-q", "-o", &text, "What is 2 + 2?"]).done();
     run(&["logits", "-q", "-o", &tokens, "--tokens", ids_file.to_str().unwrap()]).done();
     run(&["logits", "-q", "-o", &last, "--last", "2", "What is 2 + 2?"]).done();
+    // The last two rows lie in a piece of three, and the same pieces give the same logits.
+    let (pieces, piece) = (out("pieces"), out("piece"));
+    run(&["logits", "-q", "-b", "3", "-o", &pieces, "What is 2 + 2?"]).done();
+    run(&["logits", "-q", "-b", "3", "-o", &piece, "--last", "2", "What is 2 + 2?"]).done();
     let bytes = |path: &str| std::fs::read(path).unwrap();
     assert_eq!(bytes(&text), bytes(&tokens));
     let (text, last) = (bytes(&text), bytes(&last));
@@ -95,7 +99,18 @@ fn logits_are_the_same_for_text_and_ids_and_for_the_last_rows() {
     let n = ids.as_array().unwrap().len();
     assert_eq!((all.0, two.0), ([n, 1280], [2, 1280]));
     assert_eq!(all.1[(n - 2) * 1280..], two.1);
-    assert!(std::fs::read_dir(dir.path()).unwrap().all(|e| !e.unwrap().path().ends_with("partial")));
+    let (pieces, piece) = (bytes(&pieces), bytes(&piece));
+    assert_eq!(read(&pieces).1[(n - 2) * 1280..], read(&piece).1);
+    let long = out("long");
+    run(&["logits", "-q", "-c", "4", "-o", &long, "What is 2 + 2?"]).failed(1, &format!("{n} tokens"));
+    assert!(!std::fs::exists(&long).unwrap());
+    assert!(
+        std::fs::read_dir(dir.path()).unwrap().all(|e| !e
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .ends_with("partial"))
+    );
 }
 
 fn read(bytes: &[u8]) -> ([usize; 2], Vec<f32>) {
@@ -136,6 +151,18 @@ fn perplexity_and_divergence_are_measured() {
     assert_eq!(measured["kl"]["max"], 0.0);
     assert_eq!(measured["kl"]["same_top"], 1.0);
     assert_eq!(measured["kl"]["base_perplexity"], measured["perplexity"]);
+    let small = dir.path().join("tiny-q4_0.gguf");
+    let small = small.to_str().unwrap();
+    run(&["quantize", "-q", model(), small, "Q4_0"]).done();
+    let documents = ["perplexity", "-q", "--json", "--score", "documents", "-f", file];
+    let other = json(&[&documents[..], &["-m", small, "--kl-base", model()]].concat());
+    assert_eq!(other["kl"]["base_perplexity"], measured["perplexity"]);
+    assert_ne!(other["perplexity"], measured["perplexity"]);
+    let each: Vec<f64> = serde_json::from_value(other["per_token"]["kl"].clone()).unwrap();
+    let kl = |key: &str| other["kl"][key].as_f64().unwrap();
+    assert!((kl("mean") - each.iter().sum::<f64>() / each.len() as f64).abs() < 1e-9);
+    assert!(each.iter().all(|kl| *kl >= -1e-6) && kl("mean") > 1e-6, "{other}");
+    assert!(kl("median") <= kl("p99") && kl("p99") <= kl("max"), "{other}");
     run(&["perplexity", "-f", file]).failed(2, "less than a window of 512");
     let half = json(&["perplexity", "-q", "--json", "-c", "16", "--parse-special", "-f", file]);
     assert_eq!(half["scored_tokens"].as_u64(), half["windows"].as_u64().map(|n| n * 7));
