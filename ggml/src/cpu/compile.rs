@@ -6,7 +6,7 @@ use super::exec::{Grouping, Slot};
 use super::plan::{Plan, Planner, Resource, Uses};
 use super::steps::attention::{Attend, FewRows, ManyRows, Merge};
 use super::steps::experts::{
-    Combine, ExpertDown, ExpertGateUp, ExpertInput, Gather, Group, KeepHidden, QuantizePairs,
+    Combine, ExpertDown, ExpertGateUp, ExpertInput, ExpertSum, Gather, Group, KeepHidden, QuantizePairs,
 };
 use super::steps::matrix::{GateUpStep, HeadLinearStep, Input, LinearStep, Part};
 use super::steps::mla::NaiveHeads;
@@ -171,11 +171,13 @@ impl Compiler<'_> {
                 Input::Q8(slot, 0)
             }
         };
-        let out = self.p.region(n_embd * pairs);
+        let out = self.p.region(ExpertDown::out_floats(n_embd, n_used, self.p.max_rows));
         let uses = Uses::new([region(input), groups], [Resource::Region(out)]);
         self.p.split_step(ExpertDown { w: o.down, input, grouping, out }, uses);
 
         let y = Resource::Columns(o.y);
+        let uses = Uses::new([region(input), groups, sel, y], [y]);
+        self.p.split_step(ExpertSum { w: o.down, input, grouping, sel: o.sel, y: o.y }, uses);
         let uses = Uses::new([groups, sel, Resource::Region(out), y], [y]);
         self.p.row_step(self.graph.rows(o.y.buf), Combine { sel: o.sel, grouping, out, y: o.y }, uses);
     }

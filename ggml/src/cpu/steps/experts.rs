@@ -7,8 +7,9 @@
 //! | [`Gather`] | pairs: their activations, in that order |
 //! | [`ExpertGateUp`] | (active expert, tile of n_ff) |
 //! | [`QuantizePairs`] | pairs |
-//! | [`ExpertDown`] | (active expert, tile of n_embd) |
-//! | [`Combine`] | rows: the weighted sum, in the order of choice |
+//! | [`ExpertDown`], few rows | (active expert, tile of n_embd) |
+//! | [`Combine`], few rows | rows: the weighted sum, in the order of choice |
+//! | [`ExpertSum`], many rows | tiles of n_embd: the weighted sum, expert by expert, so that no more than a tile of it waits |
 
 use super::super::exec::{Exec, Grouping, RegionId, Scratch, Slot, scratch_for};
 use super::super::plan::{RowStep, SplitStep};
@@ -284,7 +285,7 @@ impl SplitStep for QuantizePairs {
     }
 }
 
-/// `out[place] = down[e] · hidden[place]`.
+/// `out[place] = down[e] · hidden[place]`, for few rows.
 pub(in super::super) struct ExpertDown {
     pub w: Stack,
     pub input: Input,
@@ -294,13 +295,21 @@ pub(in super::super) struct ExpertDown {
 }
 
 impl ExpertDown {
+    /// Floats of the products for at most `max_rows` rows.
+    pub fn out_floats(n_embd: usize, n_used: usize, max_rows: usize) -> usize {
+        n_embd * n_used * max_rows.min(FEW)
+    }
+
     fn tile(&self, x: &Exec<'_>) -> usize {
-        expert_tile(x.graph.weight(self.w.w).row_bytes(), self.w.rows, x.batch.len())
+        tile_rows(x.graph.weight(self.w.w).row_bytes(), self.w.rows, x.batch.len())
     }
 }
 
 impl SplitStep for ExpertDown {
     fn items(&self, x: &Exec<'_>) -> usize {
+        if x.batch.len() > FEW {
+            return 0;
+        }
         // SAFETY: the grouping is of an earlier phase.
         let active = unsafe { self.grouping.read(x) }.active.len();
         active * self.w.rows.div_ceil(self.tile(x))
@@ -325,7 +334,59 @@ impl SplitStep for ExpertDown {
     }
 }
 
-/// `y += Σⱼ wⱼ · out[place of pair j]`.
+/// `y[row] += w · down[e] hidden[place]` for every pair, for many rows.
+pub(in super::super) struct ExpertSum {
+    pub w: Stack,
+    pub input: Input,
+    pub grouping: Grouping,
+    pub sel: SelId,
+    pub y: View,
+}
+
+impl ExpertSum {
+    /// Columns of an item, each of which goes through all experts.
+    fn tile(&self) -> usize {
+        if self.w.rows < 64 * SUM_TILE { SUM_TILE / 2 } else { SUM_TILE }
+    }
+}
+
+/// See [`ExpertSum::tile`]: at least 64 items where there are so many.
+const SUM_TILE: usize = 128;
+
+impl SplitStep for ExpertSum {
+    fn items(&self, x: &Exec<'_>) -> usize {
+        if x.batch.len() > FEW { self.w.rows.div_ceil(self.tile()) } else { 0 }
+    }
+
+    fn run(&self, x: &Exec<'_>, item: usize, mut scratch: Scratch<'_>) {
+        let first = item * self.tile();
+        let n_out = self.tile().min(self.w.rows - first);
+        let columns = self.y.cols(first, n_out);
+        let n_used = self.grouping.n_used;
+        let out = scratch.floats(n_out * x.batch.len());
+        // SAFETY: the grouping is of an earlier phase.
+        let groups = unsafe { self.grouping.read(x) };
+        for &e in groups.active {
+            let e = e as usize;
+            let places = groups.start[e] as usize..groups.start[e + 1] as usize;
+            let t = Tile::new(x.graph, self.w.w, self.w.row(e, first), n_out);
+            // SAFETY: `out` has room for a row of each pair, of which a row of the batch has one with an expert; inputs are of
+            // earlier phases.
+            unsafe { t.product(x, self.input, (places.start, places.len()), out.as_mut_ptr(), n_out) };
+            for (pair, out) in groups.order[places].iter().zip(out.chunks_exact(n_out)) {
+                let (row, j) = (*pair as usize / n_used, *pair as usize % n_used);
+                // SAFETY: the choice is of an earlier phase, and the item owns these columns of all rows.
+                unsafe { x.kernels.axpy((*x.chosen(self.sel, row).add(j)).1, out, x.row_mut(columns, row)) };
+            }
+        }
+    }
+
+    fn scratch(&self, max_rows: usize) -> usize {
+        scratch_for(&[4 * SUM_TILE * max_rows])
+    }
+}
+
+/// `y += Σⱼ wⱼ · out[place of pair j]`, for few rows.
 pub(in super::super) struct Combine {
     pub sel: SelId,
     pub grouping: Grouping,
@@ -335,6 +396,9 @@ pub(in super::super) struct Combine {
 
 impl RowStep for Combine {
     fn run(&self, x: &Exec<'_>, i: usize, _scratch: Scratch<'_>) {
+        if x.batch.len() > FEW {
+            return;
+        }
         let (n_used, n) = (self.grouping.n_used, self.y.width);
         // SAFETY: choice, grouping and products are of earlier phases; the step owns row `i` of `y`.
         unsafe {

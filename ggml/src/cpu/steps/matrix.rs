@@ -9,6 +9,10 @@ use crate::cpu::kernels::FEW;
 use crate::format::GgmlType;
 use crate::graph::{Graph, Heads, Rows, Stack, View, WeightId};
 
+/// The same within a larger batch, for those of its rows that chose an expert: panels are faster from here on, and the
+/// rows of such a batch have no bits to keep.
+const FEW_OF_MANY: usize = 4;
+
 /// Bytes of weights that an item streams, about: enough to hide the cost of fetching an item, few enough to share out evenly.
 const ITEM_BYTES: usize = 48 << 10;
 
@@ -71,7 +75,8 @@ impl<'a> Tile<'a> {
             match input {
                 Input::Q8(slot, group) => {
                     let rows = x.q8(slot, group, first, n);
-                    if n <= FEW {
+                    let few = if x.batch.len() > FEW { FEW_OF_MANY } else { FEW };
+                    if n <= few {
                         k.matvec_q8(self.ty, self.w, self.row_bytes, self.n_out, rows, y, y_stride);
                     } else {
                         k.gemm_q8(self.ty, self.w, self.row_bytes, self.n_out, rows, y, y_stride);
