@@ -76,13 +76,15 @@ fn failure(error: &clap::Error, args: &[OsString]) -> Failure {
     Failure::usage(what, tip.unwrap_or(help))
 }
 
-/// The first paragraph of what clap has to say, without its prefix, and its tip if it has one.
+/// The first paragraph of what clap has to say, without its prefix, and its tip if it has one. How to pass an unknown
+/// option as a model's name is none.
 fn one_line(error: &clap::Error) -> (String, Option<String>) {
     let text = error.render().to_string();
     let what = text.lines().take_while(|line| !line.trim().is_empty());
     let what = what.map(str::trim).collect::<Vec<_>>().join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
-    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let mut tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    let tip = tips.find(|tip| !tip.starts_with("to pass "));
     (what, tip.map(str::to_owned))
 }
 
