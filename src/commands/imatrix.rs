@@ -15,6 +15,7 @@ use super::perplexity::{WINDOW, Window, windows_of};
 use crate::cli::args::ImatrixArgs;
 use crate::cli::settings::{Context, EngineSettings};
 use crate::failure::{Failure, Outcome, Result};
+use crate::size::Count;
 use crate::term::interrupt::Guard;
 use crate::term::log;
 use crate::term::progress::{Display, Progress, Unit};
