@@ -83,14 +83,11 @@ pub(super) fn recognize(tokenizer: &Object) -> Result<&'static str> {
     let mut patterns = Vec::new();
     let mut byte_level = false;
     for step in &steps {
+        let is = |key: &str, value: bool| step.get(key).and_then(Value::as_bool) == Some(value);
         match step.get("type").and_then(Value::as_str) {
-            // Cuts by GPT-2's pattern too, unless told otherwise.
-            Some("ByteLevel") if step.get("use_regex").and_then(Value::as_bool) == Some(false) => {
-                byte_level = true
-            }
-            Some("Digits") if step.get("individual_digits").and_then(Value::as_bool) == Some(true) => {
-                patterns.push(DIGITS.into());
-            }
+            // Cuts by GPT-2's pattern too unless told otherwise, and may put a space before the text.
+            Some("ByteLevel") if is("use_regex", false) && !is("add_prefix_space", true) => byte_level = true,
+            Some("Digits") if is("individual_digits", true) => patterns.push(DIGITS.into()),
             Some("Split") => patterns.push(split(step).ok_or_else(|| {
                 bad(format!("cuts in a way that is not read: {}", Quoted(step.to_string().as_bytes())))
             })?),
@@ -192,6 +189,10 @@ mod tests {
             (
                 sequence(&[r#"{"type": "Metaspace"}"#]),
                 "has a step that is not read: '{\"type\":\"Metaspace\"}'",
+            ),
+            (
+                sequence(&[r#"{"type": "ByteLevel", "use_regex": false, "add_prefix_space": true}"#]),
+                "not read",
             ),
             ("null".into(), "is missing"),
             ("7".into(), "is 7, not an object"),

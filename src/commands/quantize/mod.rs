@@ -138,8 +138,9 @@ fn explain(error: Error) -> Failure {
 /// Beside the input, file or folder, with the mix in place of the type that its name ends in.
 fn default_output(input: &Path, mix: &str) -> PathBuf {
     if input.is_dir() {
-        // `.` has a name too.
-        let folder = input.canonicalize().unwrap_or_else(|_| input.into());
+        // `.` has a name too, elsewhere.
+        let folder = input.file_name().map_or_else(|| input.canonicalize().ok(), |_| Some(input.into()));
+        let folder = folder.unwrap_or_else(|| input.into());
         let name = folder.file_name().and_then(OsStr::to_str).unwrap_or("model");
         return folder.with_file_name(format!("{name}-{}.gguf", mix.to_uppercase()));
     }
