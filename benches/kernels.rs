@@ -3,6 +3,8 @@
 //!     cargo bench -p ggml-sys --bench kernels -- q4_k             # one format
 //!     cargo bench -p ggml-sys --bench kernels -- 'gemm.*avx512'   # one kernel, some instruction sets
 //!
+//!     cargo bench -p ggml-sys --bench kernels -- encode           # the encoders, in values a second
+//!
 //! `matvec` and `widen` are in bytes a second of weights or rows, the others in multiplications a second (criterion
 //! calls them elements).
 
@@ -13,6 +15,7 @@ use ggml_sys::GgmlType;
 use ggml_sys::cpu::kernels::bench::{Attention, Product};
 use ggml_sys::cpu::kernels::{Kernels, available};
 use ggml_sys::format::FORMATS;
+use ggml_sys::format::random::Random;
 
 /// Elements of a row of weights.
 const K: usize = 2048;
@@ -92,6 +95,22 @@ fn conversions(c: &mut Criterion) {
     }
 }
 
+/// Encoders, with the importance of every value given or not; elements are values.
+fn encoders(c: &mut Criterion) {
+    let mut random = Random(1);
+    let values: Vec<f32> = (0..8 * K).map(|_| 0.05 * random.gaussian()).collect();
+    let importance: Vec<f32> = values.iter().map(|_| random.uniform() + 0.1).collect();
+    for format in FORMATS {
+        let mut bytes = vec![0; values.len() / format.block * format.bytes];
+        let mut group = c.benchmark_group(format!("{} encode", format.name.to_lowercase()));
+        group.throughput(Throughput::Elements(values.len() as u64));
+        for (name, importance) in [("plain", None), ("importance", Some(&importance[..]))] {
+            group.bench_function(name, |b| b.iter(|| format.encode(&values, importance, &mut bytes)));
+        }
+        group.finish();
+    }
+}
+
 criterion_group! {
     name = kernels;
     config = Criterion::default()
@@ -99,6 +118,6 @@ criterion_group! {
         .measurement_time(Duration::from_millis(400))
         .sample_size(20)
         .without_plots();
-    targets = products, attention, conversions
+    targets = products, attention, conversions, encoders
 }
 criterion_main!(kernels);

@@ -55,14 +55,8 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
 /// The points near each cell.
 static GRID: LazyLock<Grid<8>> = LazyLock::new(|| Grid::new(&IQ1S, &[-8, 0, 8]));
 
-const SEARCH: grid::Search = grid::Search {
-    sub: 16,
-    unit: 0.125,
-    largest: 7,
-    tried: &[9.0, 12.0, 15.0],
-    starts: &[1.0, 0.93],
-    rounds: 2,
-};
+const SEARCH: grid::Search =
+    grid::Search { sub: 16, unit: 0.125, largest: 7, tried: &[11.0], starts: &[0.95], rounds: 2 };
 
 impl grid::Coder for Block {
     #[inline(always)]

@@ -6,7 +6,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::bits::{nibbles, pack_nibbles};
 use super::e2m1;
-use super::search::{self};
+use super::search;
+use super::search::lanes::{self, Batch, LANES, V};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -20,7 +21,7 @@ pub const MXFP4: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(|_, src, weights, dst| search::each_block(32, src, weights, dst, encode)),
+        encode: Some(search::encode::<Block, 32, 1>),
     }),
 };
 
@@ -47,16 +48,31 @@ fn half_e8m0(e: u8) -> f32 {
     })
 }
 
-/// Of the exponent with which the largest magnitude lies between 4 and 8, beyond the largest code 6 or not, and the
-/// next one the better.
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    /// The largest exponent whose largest value is finite.
-    const LARGEST: u8 = 252;
-    let exponent = (search::extreme(src).to_bits() >> 23 & 255) as u8;
-    let e = exponent.saturating_sub(2).min(LARGEST);
-    let candidates = [e, (e + 1).min(LARGEST)];
-    let e = e2m1::best(src, weights, candidates, half_e8m0);
-    *bytemuck::from_bytes_mut(dst) = Block { e, qs: pack_nibbles(&e2m1::codes(src, half_e8m0(e))) };
+impl search::Coder<32, 1> for Block {
+    /// Of the exponent with which the largest magnitude lies between 4 and 8, beyond the largest code 6 or not, and the
+    /// next one the better.
+    #[inline(always)]
+    fn encode(b: &Batch<32>, out: &mut [Block]) {
+        /// The largest exponent whose largest value is finite.
+        const LARGEST: i32 = 252;
+        let largest = lanes::largest(&b.x);
+        let mut exponents = [[0; LANES]; 2];
+        let mut scales = [V::ZERO; 2];
+        for l in 0..LANES {
+            // 2^(e − 128) is half of a scale, and a value between 4 and 8 has the exponent 2.
+            let e = lanes::exponent(largest.0[l] * b.unit.0[l]) - 2 - 1 + 128;
+            for (k, e) in [e, e + 1].into_iter().enumerate() {
+                exponents[k][l] = e.clamp(0, LARGEST) as u8;
+                scales[k].0[l] = half_e8m0(exponents[k][l]) / b.unit.0[l];
+            }
+        }
+        let best = e2m1::best(b, &scales);
+        let codes = e2m1::codes(b, best);
+        for (l, (out, codes)) in out.iter_mut().zip(&codes).enumerate() {
+            let k = usize::from(best.0[l] != scales[0].0[l]);
+            *out = Block { e: exponents[k][l], qs: pack_nibbles(codes) };
+        }
+    }
 }
 
 #[cfg(test)]

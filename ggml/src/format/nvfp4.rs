@@ -6,7 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::e2m1;
-use super::search::{self};
+use super::search;
+use super::search::lanes::{self, Batch, LANES, V};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -20,7 +21,7 @@ pub const NVFP4: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(|_, src, weights, dst| search::each_block(64, src, weights, dst, encode)),
+        encode: Some(search::encode::<Block, 16, 4>),
     }),
 };
 
@@ -68,18 +69,34 @@ pub fn nearest_ue4m3(x: f32) -> u8 {
     (e as u8 - 1) * 8 + steps
 }
 
-/// Of the scale with which the largest magnitude has the largest code, 6, and its neighbours the best.
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let mut block: Block = Zeroable::zeroed();
-    for (sub, x) in src.as_chunks::<16>().0.iter().enumerate() {
-        let covering = nearest_ue4m3(search::extreme(x).abs() / 6.0);
-        let candidates = (covering.saturating_sub(3)..=covering + 3).filter(|&s| s <= LARGEST);
-        let scale = e2m1::best(x, &weights[16 * sub..], candidates, half_ue4m3);
-        let codes: [u8; 16] = e2m1::codes(x, half_ue4m3(scale));
-        block.scales[sub] = scale;
-        block.qs[sub] = std::array::from_fn(|i| codes[i] | codes[i + 8] << 4);
+/// Scales that are tried.
+const TRIED: usize = 7;
+
+impl search::Coder<16, 4> for Block {
+    /// Of the scale with which the largest magnitude has the largest code, 6, and its neighbours the best.
+    #[inline(always)]
+    fn encode(b: &Batch<16>, out: &mut [Block]) {
+        let largest = lanes::largest(&b.x);
+        let mut tried = [[0; LANES]; TRIED];
+        let mut scales = [V::ZERO; TRIED];
+        for l in 0..LANES {
+            let covering = nearest_ue4m3(largest.0[l] * b.unit.0[l] / 6.0);
+            for k in 0..TRIED {
+                tried[k][l] = (covering + k as u8).saturating_sub(3).min(LARGEST);
+                scales[k].0[l] = half_ue4m3(tried[k][l]) / b.unit.0[l];
+            }
+        }
+        let best = e2m1::best(b, &scales);
+        let codes = e2m1::codes(b, best);
+        for (i, out) in out.iter_mut().enumerate() {
+            for sub in 0..4 {
+                let (l, codes) = (4 * i + sub, &codes[4 * i + sub]);
+                let k = (0..TRIED).find(|&k| scales[k].0[l] == best.0[l]);
+                out.scales[sub] = k.map_or(0, |k| tried[k][l]);
+                out.qs[sub] = std::array::from_fn(|i| codes[i] | codes[i + 8] << 4);
+            }
+        }
     }
-    *bytemuck::from_bytes_mut(dst) = block;
 }
 
 #[cfg(test)]

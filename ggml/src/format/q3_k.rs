@@ -55,8 +55,7 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-const SEARCH: signed::Search =
-    signed::Search { s: (-32.0, 31.0), starts: &[1.0, 0.97, 1.03], reach: 1, rounds: 2 };
+const SEARCH: signed::Search = signed::Search { s: (-32.0, 31.0), starts: &[0.98], reach: 1, rounds: 2 };
 
 impl search::Coder<16, 16> for Block {
     #[inline(always)]

@@ -39,7 +39,7 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
 impl search::Coder<32, 1> for Block {
     #[inline(always)]
     fn encode(b: &Batch<32>, out: &mut [Block]) {
-        let (d, scale) = signed::single::<Integers<8>, 32>(b);
+        let (d, scale) = signed::single::<Integers<8>, 32, 1>(b);
         let qs = signed::codes::<Integers<8>, 32>(b, scale);
         for ((out, d), qs) in out.iter_mut().zip(d).zip(&qs) {
             *out = Block { d, qs: pack_nibbles(qs) };

@@ -40,7 +40,7 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
 impl search::Coder<32, 1> for Block {
     #[inline(always)]
     fn encode(b: &Batch<32>, out: &mut [Block]) {
-        let (d, scale) = signed::single::<Integers<16>, 32>(b);
+        let (d, scale) = signed::single::<Integers<16>, 32, 1>(b);
         let qs = signed::codes::<Integers<16>, 32>(b, scale);
         for ((out, d), qs) in out.iter_mut().zip(d).zip(&qs) {
             let (qs, high) = pack_five_bits(qs);

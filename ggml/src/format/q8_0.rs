@@ -4,8 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use super::bits::F16;
-use super::search::{self, inverse};
-use super::{Blocks, Format, GgmlType, Kind, Unpacked};
+use super::{Blocks, Format, GgmlType, Instructions, Kind, Unpacked};
 use crate::act::ActFormat;
 
 pub const Q8_0: Format = Format {
@@ -18,7 +17,7 @@ pub const Q8_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x32,
         unpack,
-        encode: Some(|_, src, weights, dst| search::each_block(32, src, weights, dst, encode)),
+        encode: Some(encode),
     }),
 };
 
@@ -37,10 +36,15 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
 
 /// Scale = largest magnitude / 127, nearest integers, halves away from zero: there is nothing to search for, and
 /// the blocks are the same to the last bit as everybody else's.
-fn encode(src: &[f32], _: &[f32], dst: &mut [u8]) {
-    let amax = src.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let d = (amax / 127.0).min(f16::MAX.to_f32());
-    let inverse = inverse(d);
-    let qs = std::array::from_fn(|i| (src[i] * inverse).round().clamp(-127.0, 127.0) as i8);
-    *bytemuck::from_bytes_mut(dst) = Block { d: F16::new(d), qs };
+fn encode(_: Instructions, src: &[f32], _: Option<&[f32]>, dst: &mut [u8]) {
+    let blocks: &mut [Block] = bytemuck::cast_slice_mut(dst);
+    for (x, block) in src.as_chunks::<32>().0.iter().zip(blocks) {
+        let amax = x.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let d = (amax / 127.0).min(f16::MAX.to_f32());
+        let inverse = 1.0 / d;
+        // Where that is not finite, everything becomes zeros.
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        let qs = x.map(|x| (x * inverse).round().clamp(-127.0, 127.0) as i8);
+        *block = Block { d: F16::new(d), qs };
+    }
 }

@@ -7,7 +7,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::F16;
-use super::search::{self, codes};
+use super::search;
+use super::search::lanes::Batch;
+use super::search::signed::{self, Ternary};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -21,7 +23,7 @@ pub const TQ1_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: Some(|_, src, weights, dst| search::each_block(256, src, weights, dst, encode)),
+        encode: Some(search::encode::<Block, 16, 16>),
     }),
 };
 
@@ -56,11 +58,21 @@ fn digits<const N: usize>(bytes: &[u8; N], qs: &mut [i8]) {
     }
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let d = F16::new(search::ternary(src, weights));
-    let digits: [u8; 256] = codes(src, d.get(), 0.0, -1.0, 1.0);
-    *bytemuck::from_bytes_mut(dst) =
-        Block { first: pack(&digits[..160]), second: pack(&digits[160..240]), last: pack(&digits[240..]), d };
+impl search::Coder<16, 16> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<16>, out: &mut [Block]) {
+        let (d, scale) = signed::single::<Ternary, 16, 16>(b);
+        let digits = signed::codes::<Ternary, 16>(b, scale);
+        let digits = digits.as_flattened();
+        for out in out {
+            *out = Block {
+                first: pack(&digits[..160]),
+                second: pack(&digits[160..240]),
+                last: pack(&digits[240..]),
+                d: d[0],
+            };
+        }
+    }
 }
 
 /// The inverse of [`digits`]: up to five planes of `N` digits; those that are missing are zero.

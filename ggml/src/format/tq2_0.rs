@@ -6,7 +6,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_two_bits};
-use super::search::{self, codes};
+use super::search;
+use super::search::lanes::Batch;
+use super::search::signed::{self, Ternary};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -20,7 +22,7 @@ pub const TQ2_0: Format = Format {
         has_min: false,
         act: ActFormat::Q8x256,
         unpack,
-        encode: Some(|_, src, weights, dst| search::each_block(256, src, weights, dst, encode)),
+        encode: Some(search::encode::<Block, 16, 16>),
     }),
 };
 
@@ -44,8 +46,14 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-fn encode(src: &[f32], weights: &[f32], dst: &mut [u8]) {
-    let d = F16::new(search::ternary(src, weights));
-    let digits: [u8; 256] = codes(src, d.get(), 0.0, -1.0, 1.0);
-    *bytemuck::from_bytes_mut(dst) = Block { qs: pack_two_bits(&digits), d };
+impl search::Coder<16, 16> for Block {
+    #[inline(always)]
+    fn encode(b: &Batch<16>, out: &mut [Block]) {
+        let (d, scale) = signed::single::<Ternary, 16, 16>(b);
+        let digits = signed::codes::<Ternary, 16>(b, scale);
+        let digits = digits.as_flattened();
+        for out in out {
+            *out = Block { qs: pack_two_bits(digits), d: d[0] };
+        }
+    }
 }

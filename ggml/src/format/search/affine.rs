@@ -266,7 +266,11 @@ impl Scales {
 #[inline(always)]
 fn codes<const N: usize>(b: &Batch<N>, scale: V, min: V, n: f32) -> [[u8; N]; LANES] {
     let inverse = scale.inverse();
-    lanes::codes(|j| ((b.x[j] - min) * inverse).nearest(0.0, n))
+    let mut codes = [V::ZERO; N];
+    for j in 0..N {
+        codes[j] = ((b.x[j] - min) * inverse).nearest(0.0, n);
+    }
+    lanes::by_sub_block(&codes)
 }
 
 /// Scale and minimum of blocks that have a single one.

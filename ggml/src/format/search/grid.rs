@@ -78,7 +78,11 @@ impl<const D: usize> Grid<D> {
     /// The coordinates of a member.
     #[inline(always)]
     fn point(&self, code: u16) -> [f32; D] {
-        self.points[usize::from(code)].map(f32::from)
+        let mut point = [0.0; D];
+        for i in 0..D {
+            point[i] = f32::from(self.points[usize::from(code)][i]);
+        }
+        point
     }
 }
 
@@ -158,7 +162,7 @@ impl<const EVEN: bool> Points for Eights<'_, EVEN> {
         let mut sums = Lanes::default();
         for ((x, w), out) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0).zip(out) {
             let mut signs = minuses(x);
-            let y = x.map(|x| x.abs() * inverse);
+            let y = scaled_magnitudes(x, inverse);
             let odd = EVEN && signs.count_ones() % 2 == 1;
             let chosen = self.0.near(&y).best(&y, w, odd);
             let mut point = self.0.point(chosen.code);
@@ -183,24 +187,25 @@ impl<const EVEN: bool> Points for Fours<'_, EVEN> {
         for ((x, all), out) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0).zip(out) {
             let mut signs = minuses(x);
             let odd = EVEN && signs.count_ones() % 2 == 1;
-            let y: [[f32; 4]; 2] = [0, 1].map(|h| std::array::from_fn(|i| x[4 * h + i].abs() * inverse));
-            let w: [&[f32; 4]; 2] = [0, 1].map(|h| &all.as_chunks().0[h]);
-            let near = [0, 1].map(|h| self.0.near(&y[h]));
-            let mut chosen = [0, 1].map(|h| near[h].best(&y[h], w[h], false));
+            // No closures here: one that is not inlined is compiled for any machine.
+            let y = scaled_magnitudes(x, inverse);
+            let (halves, w) = (y.as_chunks::<4>().0, all.as_chunks::<4>().0);
+            let (first, second) = (self.0.near(&halves[0]), self.0.near(&halves[1]));
+            let mut chosen = [first.best(&halves[0], &w[0], false), second.best(&halves[1], &w[1], false)];
             let mut flipped = 0;
             if odd {
                 // One of the halves has the flip, whichever loses less by it.
-                let odd = [0, 1].map(|h| near[h].best(&y[h], w[h], true));
+                let odd = [first.best(&halves[0], &w[0], true), second.best(&halves[1], &w[1], true)];
                 flipped = usize::from(odd[1].error - chosen[1].error < odd[0].error - chosen[0].error);
                 chosen[flipped] = odd[flipped];
             }
-            let mut points = chosen.map(|c| self.0.point(c.code));
+            let mut points = [self.0.point(chosen[0].code), self.0.point(chosen[1].code)];
             if odd {
-                signs ^= 1 << (4 * flipped + flip(&y[flipped], w[flipped], &mut points[flipped]));
+                signs ^= 1 << (4 * flipped + flip(&halves[flipped], &w[flipped], &mut points[flipped]));
             }
-            let (y, point) = (y.as_flattened().as_chunks().0, points.as_flattened().as_chunks().0);
-            sums.add(&y[0], all, &point[0], chosen[0].error + chosen[1].error);
-            *out = Eight { codes: chosen.map(|c| c.code), signs };
+            let point = points.as_flattened().as_chunks().0;
+            sums.add(&y, all, &point[0], chosen[0].error + chosen[1].error);
+            *out = Eight { codes: [chosen[0].code, chosen[1].code], signs };
         }
         sums.scaled(scale)
     }
@@ -222,10 +227,16 @@ impl<const GROUPS: usize> Points for Shifted<'_, GROUPS> {
             for (signs, shift) in [(0, 1.0), (1, -1.0)] {
                 let mut tried = (Lanes::default(), [Eight::default(); GROUPS]);
                 for g in 0..GROUPS {
-                    let y = x[g].map(|x| x * inverse);
-                    let ternary = y.map(|y| y - shift);
+                    let (mut y, mut ternary) = ([0.0; 8], [0.0; 8]);
+                    for i in 0..8 {
+                        y[i] = x[g][i] * inverse;
+                        ternary[i] = y[i] - shift;
+                    }
                     let chosen = self.0.near(&ternary).best(&ternary, &w[g], false);
-                    let point = self.0.point(chosen.code).map(|p| p + shift);
+                    let mut point = self.0.point(chosen.code);
+                    for p in &mut point {
+                        *p += shift;
+                    }
                     tried.0.add(&y, &w[g], &point, chosen.error);
                     tried.1[g] = Eight { codes: [chosen.code, 0], signs };
                 }
@@ -282,6 +293,15 @@ fn sum<const D: usize>(mut v: [f32; D]) -> f32 {
         width /= 2;
     }
     v[0]
+}
+
+#[inline(always)]
+fn scaled_magnitudes(x: &[f32; 8], inverse: f32) -> [f32; 8] {
+    let mut y = [0.0; 8];
+    for i in 0..8 {
+        y[i] = x[i].abs() * inverse;
+    }
+    y
 }
 
 #[inline(always)]

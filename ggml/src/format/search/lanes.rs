@@ -224,14 +224,13 @@ fn transpose<const N: usize>(src: &[f32]) -> [V; N] {
     x
 }
 
-/// The codes of a batch, sub-block by sub-block; `code` gives element j of all of them as integers of 0..=255.
+/// Integers of 0..=255, element by element, as those of each sub-block.
 #[inline(always)]
-pub fn codes<const N: usize>(code: impl Fn(usize) -> V) -> [[u8; N]; LANES] {
+pub fn by_sub_block<const N: usize>(codes: &[V; N]) -> [[u8; N]; LANES] {
     let mut out = [[0; N]; LANES];
     for j in 0..N {
-        let q = code(j);
         for l in 0..LANES {
-            out[l][j] = q.0[l] as i32 as u8;
+            out[l][j] = codes[j].0[l] as i32 as u8;
         }
     }
     out

@@ -48,6 +48,23 @@ integers!(8, [-8.9, -8.6, -8.3, -8.0, -7.7, -7.4, -7.1, 6.7, 7.0, 7.3]);
 integers!(16, [-16.6, -16.3, -16.0, -15.7, -15.4, -15.1, -14.8, 15.0]);
 integers!(32, [-32.6, -32.3, -32.0, -31.7, -31.4, -31.1, -30.8, 31.0]);
 
+/// −1, 0 and 1.
+pub struct Ternary;
+
+impl Levels for Ternary {
+    const TRIED: &'static [f32] = &[0.9, 1.2, 1.5, 1.8, 2.1, 2.5, 3.0, 4.0, 6.0, 10.0];
+
+    #[inline(always)]
+    fn nearest(x: V) -> V {
+        x.nearest(-1.0, 1.0)
+    }
+
+    #[inline(always)]
+    fn code(x: V) -> V {
+        Self::nearest(x) + V::splat(1.0)
+    }
+}
+
 /// Σ w x q and Σ w q² with the levels nearest to `x · inverse`.
 #[inline(always)]
 fn sums<T: Levels, const N: usize>(b: &Batch<N>, inverse: V) -> (V, V) {
@@ -64,10 +81,11 @@ fn sums<T: Levels, const N: usize>(b: &Batch<N>, inverse: V) -> (V, V) {
 /// Times that levels and fit alternate at the end of [`ideal`].
 const REFINEMENTS: usize = 2;
 
-/// The best scale of each sub-block by itself.
+/// The best scale of each `B` sub-blocks by themselves.
 #[inline(always)]
-pub fn ideal<T: Levels, const N: usize>(b: &Batch<N>) -> V {
+pub fn ideal<T: Levels, const N: usize, const B: usize>(b: &Batch<N>) -> V {
     let extreme = b.x.iter().fold(V::ZERO, |e, x| x.abs().above(e.abs(), *x, e));
+    let extreme = extreme.fold_groups::<B>(|a, b| if b.abs() > a.abs() { b } else { a });
     let per_extreme = extreme.inverse();
     let (mut best, mut most) = (V::ZERO, V::ZERO);
     for i in 0..T::TRIED.len() + REFINEMENTS {
@@ -76,6 +94,7 @@ pub fn ideal<T: Levels, const N: usize>(b: &Batch<N>) -> V {
             None => best.inverse(),
         };
         let (xq, qq) = sums::<T, N>(b, inverse);
+        let (xq, qq) = (xq.sum_groups::<B>(), qq.sum_groups::<B>());
         let scale = xq / qq;
         let gain = scale * xq;
         best = gain.above(most, scale, best);
@@ -109,7 +128,7 @@ pub struct Search {
 /// The best d and s of super-blocks of `B` sub-blocks.
 #[inline(always)]
 pub fn super_block<T: Levels, const N: usize, const B: usize>(b: &Batch<N>, search: &Search) -> Scales {
-    let ideal = ideal::<T, N>(b);
+    let ideal = ideal::<T, N, 1>(b);
     let extreme = ideal.fold_groups::<B>(|e, s| if s.abs() > e.abs() { s } else { e });
     let mut best = Scales { d: [F16::new(0.0); LANES], s: V::ZERO, scale: V::ZERO };
     let mut least = V::splat(f32::INFINITY);
@@ -184,12 +203,16 @@ impl Scales {
 #[inline(always)]
 pub fn codes<T: Levels, const N: usize>(b: &Batch<N>, scale: V) -> [[u8; N]; LANES] {
     let inverse = scale.inverse();
-    lanes::codes(|j| T::code(b.x[j] * inverse))
+    let mut codes = [V::ZERO; N];
+    for j in 0..N {
+        codes[j] = T::code(b.x[j] * inverse);
+    }
+    lanes::by_sub_block(&codes)
 }
 
-/// The best scale of blocks that have a single one, and what it is in the batch's units.
+/// The best scale of blocks of `B` sub-blocks that have a single one, and what it is in the batch's units.
 #[inline(always)]
-pub fn single<T: Levels, const N: usize>(b: &Batch<N>) -> ([F16; LANES], V) {
-    let (scale, d) = b.half::<1>(ideal::<T, N>(b));
+pub fn single<T: Levels, const N: usize, const B: usize>(b: &Batch<N>) -> ([F16; LANES], V) {
+    let (scale, d) = b.half::<B>(ideal::<T, N, B>(b));
     (d, scale)
 }
