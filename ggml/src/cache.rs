@@ -10,6 +10,7 @@
 //! whose row is `[latent | rope]`, and the value of a row is the first part of the same row.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::format::GgmlType;
@@ -320,6 +321,50 @@ impl Cache {
         unsafe { std::slice::from_raw_parts(at.ptr.add(pos % CHUNK * at.stride), len) }
     }
 
+    /// Hands out the rows of a sequence: of each chunk, layer and head the encoded keys, then the values, in one piece each.
+    ///
+    /// # Errors
+    /// The first that `take` gives.
+    pub fn export<E>(&self, seq: u32, take: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let Some(s) = self.sequences.get(&seq) else { return Ok(()) };
+        for (i, &chunk) in s.chunks.iter().enumerate() {
+            let data = self.chunks[chunk].data.as_slice();
+            for span in spans(&self.layers, CHUNK.min(s.len - i * CHUNK)) {
+                take(&data[span])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `seq` a sequence of `len` positions with the rows that `fill` writes, in the order of [`Cache::export`]; what it
+    /// had is dropped.
+    ///
+    /// # Errors
+    /// If there are more positions than fit, or `fill` fails; the sequence is empty then.
+    pub fn import<E: From<Error>>(
+        &mut self,
+        seq: u32,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.truncate(seq, 0);
+        if len > self.capacity {
+            return Err(Error::CacheFull { needed: len, capacity: self.capacity }.into());
+        }
+        let mut chunks = Vec::with_capacity(len.div_ceil(CHUNK));
+        let filled = (0..len).step_by(CHUNK).try_for_each(|at| {
+            let chunk = self.allocate()?;
+            chunks.push(chunk);
+            let data = self.chunks[chunk].data.as_mut_slice();
+            spans(&self.layers, CHUNK.min(len - at)).try_for_each(|span| fill(&mut data[span]))
+        });
+        match filled {
+            Ok(()) if len > 0 => drop(self.sequences.insert(seq, Sequence { chunks, len })),
+            _ => self.release(chunks),
+        }
+        filled
+    }
+
     /// Where the key row of a position is to be written, and its length.
     ///
     /// Distinct positions, heads and layers never overlap.
@@ -333,6 +378,20 @@ impl Cache {
         let at = self.values(seq, il, head, pos / CHUNK);
         (at.ptr.wrapping_add(pos % CHUNK * at.stride).cast_mut(), self.layers[il].v_row)
     }
+}
+
+/// Where in a chunk its first `rows` rows lie: of each layer and head the keys, then the values that have rows of their own.
+fn spans(layers: &[LayerPlace], rows: usize) -> impl Iterator<Item = Range<usize>> {
+    layers.iter().flat_map(move |p| {
+        let at = move |offset: usize, head: usize, row: usize| {
+            let start = offset + head * CHUNK * row;
+            start..start + rows * row
+        };
+        let heads = 0..p.layer.n_head_kv;
+        heads
+            .flat_map(move |h| [at(p.k_offset, h, p.k_row), at(p.v_offset, h, p.v_row)])
+            .filter(|s| !s.is_empty())
+    })
 }
 
 fn align(n: usize) -> usize {
@@ -372,6 +431,51 @@ mod tests {
         assert_eq!((c.key_row(0, 1, 1, 299)[0], c.key_row(7, 1, 1, 299)[0]), (1, 2));
         // The first chunk is still shared: three chunks in all.
         assert_eq!(c.allocated_bytes(), 3 * c.chunk_bytes);
+    }
+
+    #[test]
+    fn exported_rows_come_back_as_they_were_and_only_those_in_use() {
+        let mut c = cache();
+        c.prepare(&rows(0, 0..300)).unwrap();
+        write(&c, 0, 299, 7);
+        let mut bytes = vec![];
+        let taken: Result<()> = c.export(0, &mut |span| {
+            bytes.extend_from_slice(span);
+            Ok(())
+        });
+        taken.unwrap();
+        // Two layers, two heads, three and two numbers of four bytes.
+        assert_eq!(bytes.len(), 300 * 2 * 2 * (3 + 2) * 4);
+        let mut other = cache();
+        other.prepare(&rows(5, 0..600)).unwrap();
+        let mut at = 0;
+        let mut fill = |span: &mut [u8]| -> Result<()> {
+            span.copy_from_slice(&bytes[at..at + span.len()]);
+            at += span.len();
+            Ok(())
+        };
+        other.import(5, 300, &mut fill).unwrap();
+        assert_eq!(
+            (other.len(5), other.key_row(5, 1, 1, 299)[0], other.key_row(5, 1, 1, 298)[0]),
+            (300, 7, 0)
+        );
+        other.prepare(&rows(5, 300..301)).unwrap();
+    }
+
+    #[test]
+    fn rows_that_do_not_come_leave_an_empty_sequence() {
+        let mut c = cache();
+        c.prepare(&rows(0, 0..300)).unwrap();
+        let mut left = 5;
+        let mut fill = |_: &mut [u8]| -> Result<()> {
+            left -= 1;
+            if left == 0 { Err(Error::Batch("no more".into())) } else { Ok(()) }
+        };
+        assert!(c.import(0, 600, &mut fill).is_err());
+        assert!(c.is_empty(0));
+        assert!(matches!(c.import(0, 1001, &mut |_| Ok(())), Err(Error::CacheFull { needed: 1001, .. })));
+        c.prepare(&rows(0, 0..1000)).unwrap();
+        assert_eq!(c.allocated_bytes(), 4 * c.chunk_bytes);
     }
 
     #[test]

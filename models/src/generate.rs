@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::reasoning::{Part, Splitter};
 use crate::sampler::Sampler;
 use crate::session::{Session, Want};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Encode, Tokenizer};
 
 /// What happens while a model answers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,6 +55,8 @@ pub struct GenerateOptions {
     pub show_special: bool,
     /// Split the text into reasoning and answer; otherwise all of it is answer.
     pub split_reasoning: bool,
+    /// Tokens of reasoning at the most: when they are spent, the reasoning is closed and the model goes on with the answer.
+    pub think_budget: Option<usize>,
 }
 
 /// What a generation did.
@@ -70,6 +72,8 @@ pub struct Summary {
     pub tokens: Vec<u32>,
     /// Tokens of the reasoning among them.
     pub think_tokens: usize,
+    /// Whether it ended within the reasoning.
+    pub thinking: bool,
     /// Time to process the prompt.
     pub prompt_time: Duration,
     /// Time to generate, from the end of the prompt on.
@@ -104,13 +108,15 @@ pub fn generate(
         options,
         cancel,
         on_event,
-        split: options.split_reasoning.then(|| Splitter::new(tokenizer, options.inside_think)),
+        split: Splitter::new(tokenizer, options.inside_think),
+        closing: None,
         summary: Summary {
             finish: Finish::Interrupted,
             prompt_tokens: prompt.len(),
             reused_tokens: reused,
             tokens: vec![],
             think_tokens: 0,
+            thinking: options.inside_think,
             prompt_time: start.elapsed(),
             generate_time: Duration::ZERO,
         },
@@ -152,7 +158,9 @@ struct Run<'a> {
     options: &'a GenerateOptions,
     cancel: &'a AtomicBool,
     on_event: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    split: Option<Splitter>,
+    split: Splitter,
+    /// What closes the reasoning when its budget is spent, as far as it is still to come, the next token last.
+    closing: Option<Vec<u32>>,
     summary: Summary,
 }
 
@@ -161,6 +169,8 @@ impl Run<'_> {
         let limit = self.options.n_predict.unwrap_or(usize::MAX);
         let mut history = prompt.to_vec();
         let mut decoder = self.tokenizer.decoder(self.options.show_special);
+        // A prompt that opens the reasoning ends with a line's end; behind it the empty line of no reasoning belongs.
+        let mut ends_line = false;
         let finish = loop {
             if self.summary.tokens.len() >= limit {
                 break Finish::Length;
@@ -168,10 +178,13 @@ impl Run<'_> {
             if self.cancel.load(Ordering::Relaxed) {
                 break Finish::Interrupted;
             }
-            let token = sampler.sample(&mut logits, &history);
+            let token = match self.close(ends_line) {
+                Some(token) => token,
+                None => sampler.sample(&mut logits, &history),
+            };
             history.push(token);
             self.summary.tokens.push(token);
-            if self.split.as_ref().is_some_and(Splitter::is_thinking) {
+            if self.split.is_thinking() {
                 self.summary.think_tokens += 1;
             }
             if (self.on_event)(Event::Token(token)).is_break() {
@@ -180,7 +193,9 @@ impl Run<'_> {
             if self.tokenizer.is_eog(token) && !self.options.ignore_eos {
                 break Finish::Stop;
             }
-            if self.tell(Some(token), decoder.push(token)).is_break() {
+            let text = decoder.push(token);
+            ends_line = if text.is_empty() { ends_line } else { text.ends_with('\n') };
+            if self.tell(Some(token), text).is_break() {
                 break Finish::Interrupted;
             }
             if self.session.tokens().len() >= self.session.n_ctx() {
@@ -190,9 +205,21 @@ impl Run<'_> {
                 logits = self.session.eval(&[token], Want::Last)?;
             }
         };
+        self.summary.thinking = self.split.is_thinking();
         let rest = decoder.finish().to_string();
         let _ = self.tell(None, &rest);
         Ok(finish)
+    }
+
+    /// The next token of what closes the reasoning, if its budget is spent.
+    fn close(&mut self, ends_line: bool) -> Option<u32> {
+        let spent = self.options.think_budget.is_some_and(|n| self.summary.think_tokens >= n);
+        if self.closing.is_none() && spent && self.split.is_thinking() {
+            let text = if ends_line { "</think>\n\n" } else { "\n</think>\n\n" };
+            let encode = Encode { add_special: false, parse_special: true };
+            self.closing = Some(self.tokenizer.encode(text, encode).into_iter().rev().collect());
+        }
+        self.closing.as_mut()?.pop()
     }
 
     /// Hands on the text of a token, or the rest at the end.
@@ -207,11 +234,18 @@ impl Run<'_> {
                 };
             }
         };
-        match (&mut self.split, token) {
-            (Some(split), Some(token)) => split.push(token, text, emit),
-            (Some(split), None) => split.finish(text, emit),
-            (None, _) if text.is_empty() => {}
-            (None, _) => emit(Part::Text(text)),
+        let raw = !self.options.split_reasoning;
+        if raw && !text.is_empty() {
+            emit(Part::Text(text));
+        }
+        let emit = |part: Part<'_>| {
+            if !raw {
+                emit(part)
+            }
+        };
+        match token {
+            Some(token) => self.split.push(token, text, emit),
+            None => self.split.finish(text, emit),
         }
         flow
     }

@@ -5,7 +5,7 @@
 //! | [`model`] | a file, its architecture, its weights |
 //! | [`arch`] | the table of architectures, one file each |
 //! | [`loader`], [`record`], [`rope`] | what architectures are written with |
-//! | [`engine`], [`session`] | batches over a cache; one conversation |
+//! | [`engine`], [`session`], [`saved`] | batches over a cache; one conversation, and its cache in a file |
 //! | [`tokenizer`], [`template`] | text to tokens and back; messages to text |
 //! | [`sampler`], [`generate`](mod@generate), [`reasoning`] | logits to tokens to events |
 //! | [`memory`] | what a model takes, and the context that fits |
@@ -24,6 +24,7 @@ pub mod reasoning;
 pub mod record;
 pub mod rope;
 pub mod sampler;
+pub mod saved;
 pub mod session;
 pub mod shapes;
 pub mod template;

@@ -19,12 +19,12 @@ pub enum Want {
 }
 
 /// The sequence that a session uses.
-const SEQ: u32 = 0;
+pub(crate) const SEQ: u32 = 0;
 
 /// A sequence of tokens with its cache.
 pub struct Session {
-    engine: Engine,
-    tokens: Vec<u32>,
+    pub(crate) engine: Engine,
+    pub(crate) tokens: Vec<u32>,
 }
 
 impl Session {

@@ -8,6 +8,10 @@ use ggml_sys::GgmlType;
 use ggml_sys::graph::Row;
 use models::{Finish, MlaForm, Want};
 
+#[path = "tiny/budget.rs"]
+mod budget;
+#[path = "tiny/saved.rs"]
+mod saved;
 mod tiny;
 
 use tiny::{Tiny, bundled};
