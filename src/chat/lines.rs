@@ -1,14 +1,10 @@
 //! What the user says, from an editor on a terminal or line by line from elsewhere.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 
-use rustyline::Editor;
-use rustyline::config::Config;
-use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
-
-use crate::failure::{Failure, Result};
+use super::editor::LineEditor;
+use crate::chat::slash;
+use crate::failure::Result;
 use crate::input::unreadable;
 
 const PROMPT: &str = ">>> ";
@@ -16,13 +12,14 @@ const PROMPT: &str = ">>> ";
 const MORE: &str = "... ";
 /// Begins and ends a block of several lines.
 const QUOTES: &str = "\"\"\"";
-/// Lines that the history keeps.
-const HISTORY: usize = 1000;
 
 /// What came.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
+    /// Something to say, or a command.
     Text(String),
+    /// What stood between triple quotes: something to say whatever it begins with.
+    Block(String),
     /// Ctrl-C: whatever was typed is dropped.
     Dropped,
     End,
@@ -30,13 +27,11 @@ pub enum Input {
 
 /// A source of input.
 pub enum Lines {
-    Editor {
-        editor: Box<Editor<(), FileHistory>>,
-        /// Where the history is kept, if it is.
-        history: Option<PathBuf>,
-    },
+    Editor(Box<LineEditor>),
     /// Standard input as it comes. The prompt is shown if somebody types there.
-    Plain { prompt: bool },
+    Plain {
+        prompt: bool,
+    },
 }
 
 impl Lines {
@@ -50,17 +45,10 @@ impl Lines {
             let prompt = stdin_is_terminal && std::io::stderr().is_terminal();
             return Ok(Lines::Plain { prompt });
         }
-        let config = Config::builder().max_history_size(HISTORY)?.build();
-        let mut editor = Box::new(Editor::with_config(config)?);
-        let history = keep_history.then(history_file).flatten();
-        if let Some(path) = &history {
-            // The first time there is none.
-            let _ = editor.load_history(path);
-        }
-        Ok(Lines::Editor { editor, history })
+        Ok(Lines::Editor(Box::new(LineEditor::new(keep_history)?)))
     }
 
-    /// The next input: a line, or a block between triple quotes.
+    /// The next input: a line, several that came as one, or a block between triple quotes.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -69,30 +57,30 @@ impl Lines {
             Input::Text(line) => line,
             other => return Ok(other),
         };
-        if let Some(first) = text.trim_start().strip_prefix(QUOTES) {
-            let mut block = first.to_owned();
-            while !block.trim_end().ends_with(QUOTES) {
-                match self.read(MORE)? {
-                    Input::Text(line) => block = block + "\n" + &line,
-                    // The block ends with the input; the next reading will say so again.
-                    Input::End => break,
-                    Input::Dropped => return Ok(Input::Dropped),
-                }
+        let Some(start) = block(&text) else {
+            self.remember(&text);
+            return Ok(Input::Text(text));
+        };
+        while !text[start..].trim_end().ends_with(QUOTES) {
+            match self.read(MORE)? {
+                Input::Text(line) => text = text + "\n" + &line,
+                // The block ends with the input; the next reading will say so again.
+                Input::End => text += QUOTES,
+                other => return Ok(other),
             }
-            text = block.trim_end().trim_end_matches(QUOTES).trim_matches('\n').to_owned();
         }
         self.remember(&text);
-        Ok(Input::Text(text))
+        Ok(match text.trim_start().starts_with('/') {
+            true => Input::Text(text),
+            false => {
+                Input::Block(text[start..].trim_end().trim_end_matches(QUOTES).trim_matches('\n').to_owned())
+            }
+        })
     }
 
     fn read(&mut self, prompt: &str) -> Result<Input> {
         match self {
-            Lines::Editor { editor, .. } => match editor.readline(prompt) {
-                Ok(line) => Ok(Input::Text(line)),
-                Err(ReadlineError::Interrupted) => Ok(Input::Dropped),
-                Err(ReadlineError::Eof) => Ok(Input::End),
-                Err(e) => Err(Failure::from(e)),
-            },
+            Lines::Editor(editor) => editor.read(prompt),
             Lines::Plain { prompt: shown } => {
                 if *shown {
                     let _ = std::io::stderr().write_all(prompt.as_bytes());
@@ -107,43 +95,22 @@ impl Lines {
         }
     }
 
-    /// Adds to the history. That it cannot be kept is no reason to stop talking.
     fn remember(&mut self, text: &str) {
-        let Lines::Editor { editor, history } = self else { return };
-        let added = editor.add_history_entry(text).unwrap_or(false);
-        if let Some(path) = history.as_deref().filter(|_| added) {
-            if let Err(e) = create_private(path) {
-                log::debug!("cannot keep the history: {e}");
-            } else if let Err(e) = editor.append_history(path) {
-                log::debug!("cannot keep the history: {e}");
-            }
+        if let Lines::Editor(editor) = self {
+            editor.remember(text);
         }
     }
 }
 
-/// Creates the file, if there is none, so that only its owner can read it.
-fn create_private(path: &Path) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
-}
-
-/// Where programs keep what they remember, by the customs of the system.
-fn history_file() -> Option<PathBuf> {
-    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let folder = if cfg!(windows) {
-        var("LOCALAPPDATA")?
-    } else if cfg!(target_os = "macos") {
-        var("HOME")?.join("Library/Application Support")
-    } else {
-        var("XDG_STATE_HOME").or_else(|| Some(var("HOME")?.join(".local/state")))?
+/// Where the text of a block begins, if the line opens one: at its start, or as a system prompt.
+fn block(line: &str) -> Option<usize> {
+    let system = || {
+        let (name, rest) = line.trim_start().strip_prefix('/')?.split_once(char::is_whitespace)?;
+        slash::entry(name).filter(|e| e.takes == slash::Takes::Setting)?;
+        rest.trim_start().strip_prefix("system").map(str::trim_start)
     };
-    Some(folder.join("fathom").join("history"))
+    let from = [Some(line.trim_start()), system()].into_iter().flatten();
+    from.filter_map(|text| text.strip_prefix(QUOTES)).map(|rest| line.len() - rest.len()).next()
 }
 
 #[cfg(test)]
@@ -151,15 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg(unix)]
-    fn the_history_is_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a/b/history");
-        create_private(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        std::fs::write(&path, "kept").unwrap();
-        create_private(&path).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
+    fn blocks_begin_a_line_or_a_system_prompt() {
+        assert_eq!(block("\"\"\"a"), Some(3));
+        assert_eq!(block("  \"\"\""), Some(5));
+        assert_eq!(block("/set system \"\"\"You"), Some(15));
+        assert_eq!(block("/set temp \"\"\"1"), None);
+        assert_eq!(block("say \"\"\"a"), None);
+        assert_eq!(block("/show \"\"\""), None);
     }
 }

@@ -147,6 +147,9 @@ pub struct GenerationArgs {
     /// Most tokens to generate; -1 is no limit
     #[arg(short, long, value_name = "N", default_value = "-1", aliases = ["predict", "max-tokens"], allow_negative_numbers = true)]
     pub n_predict: i64,
+    /// Most tokens of reasoning; -1 is no limit
+    #[arg(long, value_name = "N", alias = "reasoning-budget", allow_negative_numbers = true)]
+    pub think_budget: Option<i64>,
     /// Seed of the random numbers; -1 is a new one each time
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<i64>,
@@ -254,6 +257,9 @@ pub struct DisplayArgs {
     /// Say how fast it was
     #[arg(long)]
     pub stats: bool,
+    /// Show the Markdown of answers as it is
+    #[arg(long)]
+    pub no_style: bool,
     /// Keep no history of what is typed
     #[arg(long)]
     pub no_history: bool,

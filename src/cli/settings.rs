@@ -189,6 +189,8 @@ pub struct GenerationSettings {
     pub system: Option<String>,
     /// Tokens to generate; without a limit until the model ends or the context is full.
     pub limit: Option<usize>,
+    /// Tokens of reasoning at the most; without a limit as many as the model likes.
+    pub think_budget: Option<usize>,
     /// Whether the model's end is no end.
     pub ignore_eos: bool,
     /// What overrides the model's own sampling.
@@ -316,9 +318,17 @@ impl GenerationSettings {
                 Failure::usage(format!("-n is {n}"), "it can be a number of tokens, or -1 for no limit")
             })?),
         };
+        let budget = match args.think_budget {
+            None | Some(-1) => None,
+            Some(n) => Some(usize::try_from(n).map_err(|_| {
+                let hint = "it can be a number of tokens, or -1 for no limit";
+                Failure::usage(format!("--think-budget is {n}"), hint)
+            })?),
+        };
         Ok(GenerationSettings {
             system: args.system_prompt.clone(),
             limit,
+            think_budget: budget,
             ignore_eos: args.ignore_eos,
             sampling,
         })

@@ -83,6 +83,7 @@ pub fn answer(
         inside_think: prompt.inside_think,
         show_special: settings.display.think == Some(ThinkArg::Raw),
         split_reasoning: prompt.split,
+        think_budget: generation.think_budget,
     };
     let (mut sampler, seed) = loaded.sampler(&generation.sampling);
     let mut teller = Teller {

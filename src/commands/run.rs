@@ -35,7 +35,8 @@ pub fn run(args: RunArgs, chat: bool, colors: Colors, quiet: bool) -> Result<Out
 fn one_shot(loaded: &Loaded, prompt: Prompt, settings: &Settings) -> Result<Outcome> {
     let prompt = prepare(loaded, prompt, settings)?;
     let mut session = loaded.session(&settings.engine, settings.engine.context)?;
-    let mut output = output::stdout(settings.display.format, settings.display.think, settings.colors);
+    let mut output =
+        output::stdout(settings.display.format, &settings.display, settings.colors, settings.quiet);
     let answer = answer::answer(loaded, &mut session, &prompt, settings, &mut *output)?;
     answer.note_end(settings, session.n_ctx());
     answer.statistics(loaded, settings);

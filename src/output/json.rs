@@ -117,6 +117,7 @@ mod tests {
             reused_tokens: 3,
             tokens: vec![5, 6, 1],
             think_tokens: 2,
+            thinking: false,
             prompt_time: Duration::from_millis(500),
             generate_time: Duration::from_secs(2),
         }

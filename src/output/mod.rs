@@ -1,6 +1,7 @@
 //! How an answer leaves the program: as text, or as JSON.
 
 pub mod json;
+mod markdown;
 pub mod text;
 
 use std::io::IsTerminal;
@@ -9,9 +10,10 @@ use std::time::Duration;
 use models::generate::{Event, Finish, Summary};
 use serde::{Serialize, Serializer};
 
-use crate::cli::args::{FormatArg, ThinkArg};
+use crate::cli::args::{DisplayArgs, FormatArg, ThinkArg};
 use crate::failure::Result;
 use crate::term::color::Colors;
+use crate::term::progress::Display;
 use json::{JsonOutput, LinesOutput};
 use text::{Place, TextOutput, View};
 
@@ -134,9 +136,9 @@ fn finish_name<S: Serializer>(finish: &Finish, to: S) -> Result<S::Ok, S::Error>
     })
 }
 
-/// The output to standard output that was asked for.
-pub fn stdout(format: FormatArg, think: Option<ThinkArg>, colors: Colors) -> Box<dyn Output> {
-    let out = std::io::stdout();
+/// The output to standard output in a format.
+pub fn stdout(format: FormatArg, display: &DisplayArgs, colors: Colors, quiet: bool) -> Box<dyn Output> {
+    let (out, think) = (std::io::stdout(), display.think);
     match format {
         FormatArg::Json => Box::new(JsonOutput::new(out, think)),
         FormatArg::Jsonl => Box::new(LinesOutput::new(out, think)),
@@ -147,7 +149,13 @@ pub fn stdout(format: FormatArg, think: Option<ThinkArg>, colors: Colors) -> Box
                 Place::Stdout => colors.stdout,
                 _ => colors.stderr,
             };
-            let view = View { reasoning, terminal, dimmed };
+            let view = View {
+                reasoning,
+                terminal,
+                dimmed,
+                styled: terminal && colors.stdout && !display.no_style,
+                counted: think == Some(ThinkArg::Hide) && Display::of_stderr(quiet) == Display::Bar,
+            };
             Box::new(TextOutput::new(Colors::raw_stdout(), std::io::stderr(), view))
         }
     }

@@ -4,11 +4,13 @@ use std::io::Write;
 
 use models::generate::{Event, Finish};
 
+use super::markdown::Styler;
 use super::{Output, Report};
 use crate::cli::args::ThinkArg;
 use crate::failure::Result;
 use crate::streams::{harmless, written};
 use crate::term::color::DIMMED;
+use crate::term::progress::Thinking;
 
 /// Where reasoning is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,10 @@ pub struct View {
     pub terminal: bool,
     /// Whether reasoning is dimmed where it is shown.
     pub dimmed: bool,
+    /// Whether the answer's Markdown is styled.
+    pub styled: bool,
+    /// Whether a line on the terminal tells that the model thinks where its reasoning is hidden.
+    pub counted: bool,
 }
 
 /// Writes the answer to `out` and reasoning where it belongs, piece by piece as they come.
@@ -54,6 +60,9 @@ pub struct TextOutput<O, E> {
     reasoning: bool,
     answered: bool,
     reasoned: bool,
+    styler: Option<Styler>,
+    /// From the first token to the first word of the answer, where that is told.
+    thinking: Option<Thinking>,
 }
 
 impl<O: Write, E: Write> Output for TextOutput<O, E> {
@@ -61,7 +70,13 @@ impl<O: Write, E: Write> Output for TextOutput<O, E> {
         match event {
             Event::Think(text) => self.think(text),
             Event::Text(text) => self.answer(text),
-            Event::Prompt { .. } | Event::Token(_) => Ok(()),
+            Event::Token(_) => {
+                if self.view.counted && !self.answered {
+                    self.thinking.get_or_insert_with(Thinking::new).token();
+                }
+                Ok(())
+            }
+            Event::Prompt { .. } => Ok(()),
         }
     }
 
@@ -73,7 +88,17 @@ impl<O: Write, E: Write> Output for TextOutput<O, E> {
 impl<O: Write, E: Write> TextOutput<O, E> {
     /// Output to the given streams.
     pub fn new(out: O, err: E, view: View) -> Self {
-        TextOutput { out, err, view, held: String::new(), reasoning: false, answered: false, reasoned: false }
+        TextOutput {
+            out,
+            err,
+            view,
+            held: String::new(),
+            reasoning: false,
+            answered: false,
+            reasoned: false,
+            styler: view.styled.then(Styler::default),
+            thinking: None,
+        }
     }
 
     /// A piece of reasoning.
@@ -101,6 +126,7 @@ impl<O: Write, E: Write> TextOutput<O, E> {
         }
         self.end_reasoning(if self.view.reasoning == Place::Stdout { "\n\n" } else { "\n" })?;
         self.answered = true;
+        self.thinking = None;
         self.write(text)
     }
 
@@ -109,9 +135,13 @@ impl<O: Write, E: Write> TextOutput<O, E> {
     fn end(&mut self, finish: Finish) -> Result<()> {
         self.end_reasoning("\n")?;
         self.held.clear();
+        self.thinking = None;
         let (answered, reasoned) = (std::mem::take(&mut self.answered), std::mem::take(&mut self.reasoned));
         if answered || (finish == Finish::Stop && !reasoned) {
             self.write("\n")?;
+        }
+        if let Some(rest) = self.styler.as_mut().map(Styler::finish) {
+            self.put(&rest)?;
         }
         Ok(())
     }
@@ -138,8 +168,21 @@ impl<O: Write, E: Write> TextOutput<O, E> {
     }
 
     fn write(&mut self, text: &str) -> Result<()> {
-        let bytes = if self.view.terminal { harmless(text) } else { text.to_owned() };
-        written(self.out.write_all(bytes.as_bytes()).and_then(|()| self.out.flush()))
+        if !self.view.terminal {
+            return self.put(text);
+        }
+        let text = harmless(text);
+        match &mut self.styler {
+            Some(styler) => {
+                let shown = styler.push(&text);
+                self.put(&shown)
+            }
+            None => self.put(&text),
+        }
+    }
+
+    fn put(&mut self, text: &str) -> Result<()> {
+        written(self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()))
     }
 }
 
@@ -158,7 +201,7 @@ mod tests {
     }
 
     fn view(reasoning: Place) -> View {
-        View { reasoning, terminal: reasoning == Place::Stdout, dimmed: false }
+        View { reasoning, terminal: reasoning == Place::Stdout, dimmed: false, styled: false, counted: false }
     }
 
     #[test]
@@ -181,6 +224,16 @@ mod tests {
         let dimmed = View { dimmed: true, ..view(Place::Stdout) };
         let (out, _) = shown(dimmed, &["a"], &["b"], Finish::Stop);
         assert_eq!(out, "\x1b[2ma\x1b[0m\n\nb\n");
+    }
+
+    #[test]
+    fn an_answer_is_styled_only_where_that_is_wanted() {
+        let answer = ["# Sum\n**13", "2** is", " it `"];
+        let (out, _) = shown(view(Place::Stdout), &[], &answer, Finish::Stop);
+        assert_eq!(out, "# Sum\n**132** is it `\n");
+        let styled = View { styled: true, ..view(Place::Stdout) };
+        let (out, _) = shown(styled, &["**a**"], &answer, Finish::Stop);
+        assert_eq!(out, "**a**\n\n\x1b[1mSum\x1b[0m\n\x1b[1m132\x1b[0m is it `\n");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub const DIMMED: Style = Style::new().dimmed();
 pub const ERROR: Style = AnsiColor::Red.on_default().bold();
 /// The word that begins a warning.
 pub const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+/// Code in an answer.
+pub const CODE: Style = AnsiColor::Cyan.on_default();
 /// Headings and names.
 pub const STRONG: Style = Style::new().bold();
 

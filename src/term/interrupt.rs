@@ -1,11 +1,16 @@
 //! Ctrl-C. While something is generated it asks for an end and keeps what was said; a second one, or
-//! one at any other time, ends the program at once.
+//! one at any other time, ends the program at once. A chat is more patient, as its end would be that of
+//! the conversation: there it takes a third, and one that comes when the answer has just ended is none.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Set by Ctrl-C while a [`Guard`] lives.
 static CANCEL: AtomicBool = AtomicBool::new(false);
 static GUARDED: AtomicBool = AtomicBool::new(false);
+/// How often it was pressed under this guard.
+static PRESSED: AtomicU32 = AtomicU32::new(0);
+/// Whether this is a chat.
+static PATIENT: AtomicBool = AtomicBool::new(false);
 
 /// What the shell gets to know of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -13,14 +18,24 @@ const INTERRUPTED: i32 = 130;
 /// Takes Ctrl-C over from the system. Without a handler it ends the program, which will do.
 pub fn install() {
     let handler = || {
-        let asked_before = CANCEL.swap(true, Ordering::SeqCst);
-        if asked_before || !GUARDED.load(Ordering::SeqCst) {
+        CANCEL.store(true, Ordering::SeqCst);
+        let before = PRESSED.fetch_add(1, Ordering::SeqCst);
+        let ends = match (GUARDED.load(Ordering::SeqCst), PATIENT.load(Ordering::SeqCst)) {
+            (true, patient) => before >= if patient { 2 } else { 1 },
+            (false, patient) => !patient,
+        };
+        if ends {
             std::process::exit(INTERRUPTED);
         }
     };
     if let Err(e) = ctrlc::set_handler(handler) {
         log::debug!("no handler for Ctrl-C: {e}");
     }
+}
+
+/// From here on there is a prompt to end the program at.
+pub fn be_patient() {
+    PATIENT.store(true, Ordering::SeqCst);
 }
 
 /// Work that Ctrl-C stops in good order.
@@ -30,6 +45,7 @@ impl Guard {
     /// From here on the first Ctrl-C sets [`Guard::cancel`].
     pub fn new() -> Self {
         CANCEL.store(false, Ordering::SeqCst);
+        PRESSED.store(0, Ordering::SeqCst);
         GUARDED.store(true, Ordering::SeqCst);
         Guard(())
     }

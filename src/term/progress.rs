@@ -126,15 +126,7 @@ impl Progress {
 
     fn draw(&mut self, done: u64, total: u64) {
         let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-            let template = format!("{} {{bar:30}} {}, {{eta}} left", self.what, self.unit.template());
-            if let Ok(style) = ProgressStyle::with_template(&template) {
-                bar.set_style(style);
-            }
-            if let Ok(mut global) = BAR.lock() {
-                *global = Some(bar.clone());
-            }
-            bar
+            begin(&format!("{} {{bar:30}} {}, {{eta}} left", self.what, self.unit.template()))
         });
         bar.set_length(total);
         bar.set_position(done);
@@ -166,12 +158,59 @@ fn time_left(elapsed: Duration, done: u64, total: u64) -> String {
 /// The bar goes when the task ends.
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-            if let Ok(mut global) = BAR.lock() {
-                *global = None;
-            }
+        end(self.bar.take());
+    }
+}
+
+/// Puts a bar on the terminal.
+fn begin(template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    if let Ok(mut global) = BAR.lock() {
+        *global = Some(bar.clone());
+    }
+    bar
+}
+
+/// Takes it away.
+fn end(bar: Option<ProgressBar>) {
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+        if let Ok(mut global) = BAR.lock() {
+            *global = None;
         }
+    }
+}
+
+/// How long the model has been thinking where nobody sees what: a line on the terminal that changes, and goes.
+pub struct Thinking {
+    start: Instant,
+    tokens: usize,
+    bar: Option<ProgressBar>,
+}
+
+impl Thinking {
+    /// It begins now.
+    pub fn new() -> Self {
+        Thinking { start: Instant::now(), tokens: 0, bar: None }
+    }
+
+    /// One token more.
+    pub fn token(&mut self) {
+        self.tokens += 1;
+        let time = self.start.elapsed();
+        if time >= DELAY {
+            let bar = self.bar.get_or_insert_with(|| begin("{msg:.dim}"));
+            bar.set_message(format!("thinking… {} s, {} tokens", time.as_secs(), self.tokens));
+        }
+    }
+}
+
+impl Drop for Thinking {
+    fn drop(&mut self) {
+        end(self.bar.take());
     }
 }
 

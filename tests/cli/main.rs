@@ -6,6 +6,7 @@ mod errors;
 mod loading;
 mod modes;
 mod quantize;
+mod saved;
 mod streams;
 #[cfg(unix)]
 mod terminal;

@@ -1,0 +1,219 @@
+//! The line editor of a terminal: keys, history, and the user's own editor for longer texts.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustyline::config::{CompletionType, Config};
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{
+    Cmd, ConditionalEventHandler, Editor, Event, EventContext, EventHandler, KeyCode, KeyEvent, Modifiers,
+    RepeatCount,
+};
+
+use super::complete::Completion;
+use super::lines::Input;
+use crate::failure::{Failure, Result};
+use crate::term::interrupt::Guard;
+use crate::term::log;
+
+/// Lines that the history keeps.
+const HISTORY: usize = 1000;
+
+/// An editor of lines with a history.
+pub struct LineEditor {
+    editor: Editor<Completion, FileHistory>,
+    /// Where the history is kept, if it is.
+    history: Option<PathBuf>,
+    /// Set by the key that opens the user's editor.
+    elsewhere: Arc<AtomicBool>,
+}
+
+impl LineEditor {
+    /// An editor on the terminal.
+    ///
+    /// # Errors
+    /// If the terminal cannot be used.
+    pub fn new(keep_history: bool) -> Result<Self> {
+        let config =
+            Config::builder().max_history_size(HISTORY)?.completion_type(CompletionType::List).build();
+        let mut editor = Editor::with_config(config)?;
+        editor.set_helper(Some(Completion));
+        let elsewhere = Arc::new(AtomicBool::new(false));
+        for key in [KeyEvent::ctrl('J'), KeyEvent(KeyCode::Enter, Modifiers::ALT)] {
+            editor.bind_sequence(key, Cmd::Newline);
+        }
+        let handler = EventHandler::Conditional(Box::new(Elsewhere(elsewhere.clone())));
+        editor.bind_sequence(KeyEvent::ctrl('G'), handler);
+        let history = keep_history.then(history_file).flatten();
+        if let Some(path) = &history {
+            // The first time there is none.
+            let _ = editor.load_history(path);
+        }
+        Ok(LineEditor { editor, history, elsewhere })
+    }
+
+    /// What is typed or pasted until Enter.
+    ///
+    /// # Errors
+    /// If the terminal cannot be read.
+    pub fn read(&mut self, prompt: &str) -> Result<Input> {
+        let mut text = String::new();
+        loop {
+            match self.editor.readline_with_initial(prompt, (&text, "")) {
+                Ok(line) => text = line,
+                Err(ReadlineError::Interrupted) => return Ok(Input::Dropped),
+                Err(ReadlineError::Eof) => return Ok(Input::End),
+                Err(e) => return Err(Failure::from(e).or_hint("pipe the text in, or check the terminal")),
+            }
+            if !self.elsewhere.swap(false, Ordering::Relaxed) {
+                return Ok(Input::Text(text));
+            }
+            // Back at the prompt with what was written, to be sent with Enter.
+            match write_elsewhere(&text) {
+                Ok(written) => text = written,
+                Err(failure) => log::failure(&failure),
+            }
+        }
+    }
+
+    /// Adds to the history. That it cannot be kept is no reason to stop talking.
+    pub fn remember(&mut self, text: &str) {
+        let added = self.editor.add_history_entry(text).unwrap_or(false);
+        if let Some(path) = self.history.as_deref().filter(|_| added) {
+            if let Err(e) = create_private(path) {
+                ::log::debug!("cannot keep the history: {e}");
+            } else if let Err(e) = self.editor.append_history(path) {
+                ::log::debug!("cannot keep the history: {e}");
+            }
+        }
+    }
+}
+
+/// Ends the line and says that it goes on in another editor.
+struct Elsewhere(Arc<AtomicBool>);
+
+impl ConditionalEventHandler for Elsewhere {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, _: &EventContext<'_>) -> Option<Cmd> {
+        self.0.store(true, Ordering::Relaxed);
+        Some(Cmd::AcceptLine)
+    }
+}
+
+/// Has the user change a text in the editor of their choice.
+fn write_elsewhere(text: &str) -> Result<String> {
+    let file = Draft::new(text)
+        .map_err(|e| Failure::new(format!("cannot make a file to write in: {e}")).or_hint("check $TMPDIR"))?;
+    let name = ["VISUAL", "EDITOR"].iter().find_map(|n| std::env::var_os(n).filter(|v| !v.is_empty()));
+    let name = name.unwrap_or_else(|| if cfg!(windows) { "notepad" } else { "vi" }.into());
+    // Ctrl-C in there is not meant for us.
+    let guard = Guard::new();
+    let status = command(&name, &file.0).status();
+    drop(guard);
+    let failed = |why: String| {
+        Err(Failure::new(format!("the editor '{}' {why}", name.display())).or_hint("set $EDITOR to another"))
+    };
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => return failed(format!("ended with {status}")),
+        Err(e) => return failed(format!("cannot be started: {e}")),
+    }
+    let text = crate::input::file(&file.0)?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// The editor on a file. Its name may hold options, as the shell reads them.
+#[cfg(unix)]
+fn command(name: &OsString, file: &Path) -> Command {
+    let mut command = Command::new("sh");
+    let mut script = name.clone();
+    script.push(" \"$1\"");
+    command.arg("-c").arg(script).arg("sh").arg(file);
+    command
+}
+
+#[cfg(not(unix))]
+fn command(name: &OsString, file: &Path) -> Command {
+    let mut command = Command::new(name);
+    command.arg(file);
+    command
+}
+
+/// A file that only its owner can read, and that goes with this value.
+struct Draft(PathBuf);
+
+impl Draft {
+    fn new(text: &str) -> std::io::Result<Self> {
+        let name = |i| std::env::temp_dir().join(format!("fathom-{}-{i}.md", std::process::id()));
+        let mut made = Err(std::io::ErrorKind::AlreadyExists.into());
+        for path in (0..100).map(name) {
+            made = private(std::fs::OpenOptions::new().write(true).create_new(true))
+                .open(&path)
+                .map(|f| (path, f));
+            if !matches!(&made, Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists) {
+                break;
+            }
+        }
+        let (path, mut file) = made?;
+        let draft = Draft(path);
+        file.write_all(text.as_bytes())?;
+        Ok(draft)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // There is nobody left to tell.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Options to create a file that only its owner can read.
+fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+/// Creates the file, if there is none, so that only its owner can read it.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    private(std::fs::OpenOptions::new().append(true).create(true)).open(path).map(drop)
+}
+
+/// Where programs keep what they remember, by the customs of the system.
+fn history_file() -> Option<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let folder = if cfg!(windows) {
+        var("LOCALAPPDATA")?
+    } else if cfg!(target_os = "macos") {
+        var("HOME")?.join("Library/Application Support")
+    } else {
+        var("XDG_STATE_HOME").or_else(|| Some(var("HOME")?.join(".local/state")))?
+    };
+    Some(folder.join("fathom").join("history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn the_history_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/history");
+        create_private(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, "kept").unwrap();
+        create_private(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
+    }
+}
