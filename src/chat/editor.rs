@@ -1,7 +1,7 @@
 //! The line editor of a terminal: keys, history, and the user's own editor for longer texts.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -68,6 +68,12 @@ impl LineEditor {
                 Ok(line) => text = line,
                 Err(ReadlineError::Interrupted) => return Ok(Input::Dropped),
                 Err(ReadlineError::Eof) => return Ok(Input::End),
+                // A terminal with another encoding is no reason to end a conversation.
+                Err(ReadlineError::Io(e)) if e.kind() == ErrorKind::InvalidData => {
+                    let what = Failure::new("what was typed is no UTF-8, and is dropped");
+                    log::failure(&what.or_hint("set the terminal to UTF-8"));
+                    return Ok(Input::Dropped);
+                }
                 Err(e) => return Err(Failure::from(e).or_hint("pipe the text in, or check the terminal")),
             }
             if !self.elsewhere.swap(false, Ordering::Relaxed) {
@@ -149,12 +155,12 @@ struct Draft(PathBuf);
 impl Draft {
     fn new(text: &str) -> std::io::Result<Self> {
         let name = |i| std::env::temp_dir().join(format!("fathom-{}-{i}.md", std::process::id()));
-        let mut made = Err(std::io::ErrorKind::AlreadyExists.into());
+        let mut made = Err(ErrorKind::AlreadyExists.into());
         for path in (0..100).map(name) {
             made = private(std::fs::OpenOptions::new().write(true).create_new(true))
                 .open(&path)
                 .map(|f| (path, f));
-            if !matches!(&made, Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists) {
+            if !matches!(&made, Err(e) if e.kind() == ErrorKind::AlreadyExists) {
                 break;
             }
         }

@@ -1,5 +1,6 @@
 //! The line editor: keys, pastes, completion, history.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use super::{ask, bye, chat, exits_with, expect, keys, prompt, see, terminal, type_line};
@@ -141,6 +142,18 @@ fn a_window_that_changes_its_size_disturbs_nothing() {
     assert!(shown.contains('4'), "{shown}");
     resize("120");
     expect(&mut session, "What is 47 + 85?", "= 132\r\n");
+    bye(session);
+}
+
+#[test]
+fn bytes_that_are_no_text_do_not_end_the_chat() {
+    let home = tempfile::tempdir().unwrap();
+    let mut session = chat(home.path(), &["--temp", "0"]);
+    let mut terminal = session.process().get_file_handle().unwrap();
+    terminal.write_all(b"abc\xff").unwrap();
+    let shown = prompt(&mut session);
+    assert!(shown.contains("is no UTF-8"), "{shown}");
+    expect(&mut session, "What is 2 + 2?", "2 + 2 = 4\r\n");
     bye(session);
 }
 
