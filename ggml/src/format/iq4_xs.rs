@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use super::bits::{F16, nibbles, pack_nibbles};
 use super::grids::IQ4_VALUES;
 use super::iq4_nl::Levels;
-use super::search::lanes::Batch;
+use super::search::lanes::{Batch, small};
 use super::search::{self, signed};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
@@ -58,8 +58,8 @@ impl search::Coder<32, 8> for Block {
         let qs = found.codes::<Levels, 32>(b);
         for (i, out) in out.iter_mut().enumerate() {
             let (mut scales_high, mut scales_low) = (0u16, [0; 4]);
-            for (i, s) in found.s.0[8 * i..][..8].iter().enumerate() {
-                let s = (*s as i8 + 32) as u8;
+            for (i, s) in small::<8>(&found.s, 8 * i).into_iter().enumerate() {
+                let s = s.wrapping_add(32);
                 scales_low[i / 2] |= (s & 15) << (4 * (i % 2));
                 scales_high |= u16::from(s >> 4) << (2 * i);
             }

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::bits::{F16, pack_two_bits};
 use super::search;
-use super::search::lanes::Batch;
+use super::search::lanes::{Batch, small};
 use super::search::signed::{self, Integers};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
@@ -65,8 +65,8 @@ impl search::Coder<16, 16> for Block {
         let qs = qs.as_flattened();
         for out in out {
             let mut scales = [0; 12];
-            for (i, s) in found.s.0.iter().enumerate() {
-                let s = (*s as i8 + 32) as u8;
+            for (i, s) in small::<16>(&found.s, 0).into_iter().enumerate() {
+                let s = s.wrapping_add(32);
                 scales[i % 8] |= (s & 15) << (i / 8 * 4);
                 scales[8 + i % 4] |= s >> 4 << (i / 4 * 2);
             }

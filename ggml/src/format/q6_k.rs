@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::bits::F16;
 use super::search;
-use super::search::lanes::Batch;
+use super::search::lanes::{Batch, small};
 use super::search::signed::{self, Integers};
 use super::{Blocks, Format, GgmlType, Kind, Unpacked};
 use crate::act::ActFormat;
@@ -53,7 +53,7 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
     }
 }
 
-const SEARCH: signed::Search = signed::Search { s: (-128.0, 127.0), starts: &[1.0], reach: 0, rounds: 3 };
+const SEARCH: signed::Search = signed::Search { s: (-128.0, 127.0), starts: &[1.0], reach: 0, rounds: 2 };
 
 impl search::Coder<16, 16> for Block {
     #[inline(always)]
@@ -67,7 +67,7 @@ impl search::Coder<16, 16> for Block {
                 low[64 * half + part % 2 * 32 + l] |= (q & 15) << (part / 2 * 4);
                 high[32 * half + l] |= q >> 4 << (2 * part);
             }
-            *out = Block { low, high, scales: found.s.0.map(|s| s as i8), d: found.d[0] };
+            *out = Block { low, high, scales: small(&found.s, 0).map(u8::cast_signed), d: found.d[0] };
         }
     }
 }

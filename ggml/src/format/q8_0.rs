@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use super::bits::F16;
+use super::search::lanes;
 use super::{Blocks, Format, GgmlType, Instructions, Kind, Unpacked};
 use crate::act::ActFormat;
 
@@ -36,15 +37,32 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
 
 /// Scale = largest magnitude / 127, nearest integers, halves away from zero: there is nothing to search for, and
 /// the blocks are the same to the last bit as everybody else's.
-fn encode(_: Instructions, src: &[f32], _: Option<&[f32]>, dst: &mut [u8]) {
-    let blocks: &mut [Block] = bytemuck::cast_slice_mut(dst);
-    for (x, block) in src.as_chunks::<32>().0.iter().zip(blocks) {
-        let amax = x.iter().fold(0f32, |m, x| m.max(x.abs()));
-        let d = (amax / 127.0).min(f16::MAX.to_f32());
-        let inverse = 1.0 / d;
-        // Where that is not finite, everything becomes zeros.
-        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-        let qs = x.map(|x| (x * inverse).round().clamp(-127.0, 127.0) as i8);
-        *block = Block { d: F16::new(d), qs };
+fn encode(on: Instructions, src: &[f32], _: Option<&[f32]>, dst: &mut [u8]) {
+    lanes::run(on, Blocks32 { src, dst: bytemuck::cast_slice_mut(dst) });
+}
+
+struct Blocks32<'a> {
+    src: &'a [f32],
+    dst: &'a mut [Block],
+}
+
+impl lanes::Task for Blocks32<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (x, block) in self.src.as_chunks::<32>().0.iter().zip(self.dst) {
+            // Magnitudes compare as their bits do.
+            let mut amax = 0;
+            for x in x {
+                amax = amax.max(x.abs().to_bits());
+            }
+            let d = (f32::from_bits(amax) / 127.0).min(f16::MAX.to_f32());
+            let inverse = 1.0 / d;
+            // Where that is not finite, everything becomes zeros.
+            let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+            block.d = F16::new(d);
+            for i in 0..32 {
+                block.qs[i] = lanes::byte((x[i] * inverse).round().clamp(-127.0, 127.0)).cast_signed();
+            }
+        }
     }
 }

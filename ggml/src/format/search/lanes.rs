@@ -15,6 +15,9 @@ use super::super::bits::F16;
 /// Sub-blocks in a batch.
 pub const LANES: usize = 16;
 
+/// 1.5·2²³: added to it, a number of magnitude up to 2²² loses exactly its fraction, to the nearest integer.
+const SHIFT: f32 = 12_582_912.0;
+
 /// A number for each sub-block of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(align(64))]
@@ -72,8 +75,6 @@ impl V {
     /// The nearest integer within `lo..=hi`, halves to even; `lo` of NaN. For |lo|, |hi| up to 2²².
     #[inline(always)]
     pub fn nearest(self, lo: f32, hi: f32) -> V {
-        // Added to 1.5·2²³, a number loses exactly its fraction.
-        const SHIFT: f32 = 12_582_912.0;
         self.max(V::splat(lo)).min(V::splat(hi)) + V::splat(SHIFT) - V::splat(SHIFT)
     }
 
@@ -224,22 +225,39 @@ fn transpose<const N: usize>(src: &[f32]) -> [V; N] {
     x
 }
 
+/// The low byte of a small integer, in two's complement: without the checks of a conversion by `as`.
+#[inline(always)]
+pub fn byte(x: f32) -> u8 {
+    // The integer becomes the low end of the mantissa.
+    (x + SHIFT).to_bits() as u8
+}
+
 /// Integers of 0..=255, element by element, as those of each sub-block.
 #[inline(always)]
 pub fn by_sub_block<const N: usize>(codes: &[V; N]) -> [[u8; N]; LANES] {
-    let mut out = [[0; N]; LANES];
+    let mut bytes = [[0; LANES]; N];
     for j in 0..N {
         for l in 0..LANES {
-            out[l][j] = codes[j].0[l] as i32 as u8;
+            bytes[j][l] = byte(codes[j].0[l]);
+        }
+    }
+    let mut out = [[0; N]; LANES];
+    for l in 0..LANES {
+        for j in 0..N {
+            out[l][j] = bytes[j][l];
         }
     }
     out
 }
 
-/// Small integers of `B` lanes from `first` on.
+/// Small integers of `B` lanes from `first` on; negative ones in two's complement.
 #[inline(always)]
 pub fn small<const B: usize>(v: &V, first: usize) -> [u8; B] {
-    from_fn(|i| v.0[first + i] as i32 as u8)
+    let mut out = [0; B];
+    for i in 0..B {
+        out[i] = byte(v.0[first + i]);
+    }
+    out
 }
 
 /// Sums that a loop over the values of a batch has made, put into memory and taken out again.
