@@ -7,7 +7,6 @@
 //! fuses or reorders anything, **the bits are the same everywhere**, and what a sub-block becomes does not depend on
 //! its neighbours.
 
-use std::array::from_fn;
 use std::ops::{Add, Div, Mul, Sub};
 
 use super::super::bits::F16;
