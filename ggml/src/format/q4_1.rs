@@ -38,17 +38,7 @@ fn unpack(src: &[u8], dst: &mut Unpacked) {
 }
 
 /// Intervals that are tried.
-const TRIED: affine::Tried = &[
-    (-0.2, -0.2),
-    (-0.2, 0.3),
-    (0.3, -0.2),
-    (0.3, 0.3),
-    (0.3, 0.8),
-    (0.8, 0.3),
-    (0.8, 0.8),
-    (1.4, 0.3),
-    (0.3, 1.4),
-];
+const TRIED: affine::Tried = &[(-0.2, 0.3), (0.3, -0.2), (0.3, 0.3), (0.3, 0.8), (0.8, 0.3), (0.8, 0.8)];
 
 impl search::Coder<32, 1> for Block {
     #[inline(always)]

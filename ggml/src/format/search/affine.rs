@@ -73,9 +73,10 @@ const REFINEMENTS: usize = 2;
 #[inline(always)]
 pub fn ideal<const N: usize, const BELOW: bool>(b: &Batch<N>, n: f32, tried: Tried) -> (V, V) {
     let (mut lo, mut hi) = (b.x[0], b.x[0]);
-    for x in &b.x {
+    for (x, _) in b.values() {
         (lo, hi) = (x.min(lo), x.max(hi));
     }
+    let (mut lo, hi) = lanes::settle((lo, hi));
     if BELOW {
         lo = lo.min(V::ZERO);
     }

@@ -44,8 +44,8 @@ macro_rules! integers {
     };
 }
 integers!(4, [-4.9, -4.6, -4.3, -4.0, -3.7, -3.4, 2.8, 3.1, 3.4]);
-integers!(8, [-8.9, -8.6, -8.3, -8.0, -7.7, -7.4, -7.1, 6.7, 7.0, 7.3]);
-integers!(16, [-16.6, -16.3, -16.0, -15.7, -15.4, -15.1, -14.8, 15.0]);
+integers!(8, [-8.7, -8.2, -7.7, -7.2, 6.7, 7.2]);
+integers!(16, [-16.5, -16.0, -15.5, -15.0, 15.0]);
 integers!(32, [-32.4, -32.0, -31.6, -31.2, -30.8, 31.0]);
 
 /// −1, 0 and 1.
@@ -84,8 +84,11 @@ const REFINEMENTS: usize = 2;
 /// The best scale of each `B` sub-blocks by themselves.
 #[inline(always)]
 pub fn ideal<T: Levels, const N: usize, const B: usize>(b: &Batch<N>) -> V {
-    let extreme = b.x.iter().fold(V::ZERO, |e, x| x.abs().above(e.abs(), *x, e));
-    let extreme = extreme.fold_groups::<B>(|a, b| if b.abs() > a.abs() { b } else { a });
+    let mut extreme = V::ZERO;
+    for (x, _) in b.values() {
+        extreme = x.abs().above(extreme.abs(), x, extreme);
+    }
+    let extreme = lanes::settle(extreme).fold_groups::<B>(|a, b| if b.abs() > a.abs() { b } else { a });
     let per_extreme = extreme.inverse();
     let (mut best, mut most) = (V::ZERO, V::ZERO);
     for i in 0..T::TRIED.len() + REFINEMENTS {
