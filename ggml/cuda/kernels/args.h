@@ -200,11 +200,12 @@ struct CombineArgs {
 // Causal attention, as in src/ops/attention.rs. Head h of q reads key/value head h * n_head_kv / n_head.
 // k_dim, v_dim <= ATTEND_DIM. If v.row is 0, the value of a row is the first v.dim elements of its key row.
 //
-// attend_few, for batches of few rows: span s of row r is positions s * SPAN .. of its keys. Grid spans, ceil(group / ATTEND_HEADS) *
+// attend_few, for batches of few rows: span s of row r is positions s * span .. (s + 1) * span of its keys; span is a multiple of CHUNK,
+// chosen by the host so that there are at most MAX_SPANS. Grid n_spans, ceil(group / ATTEND_HEADS) *
 // n_head_kv, rows; ATTEND_THREADS, dynamic shared memory attend_few_shared(). Writes partial sums; spans that the row has no positions in are left alone.
 // attend_merge: combines them into y. Grid n_head, rows; 128.
 // attend_many, for prompts: grid ceil(rows / ATTEND_ROWS), n_head; ATTEND_THREADS; rows of a tile may belong to different sequences.
-#define SPAN 256
+#define MAX_SPANS 64
 #define ATTEND_HEADS 8
 #define ATTEND_ROWS 16
 #define ATTEND_THREADS 128
@@ -217,6 +218,7 @@ struct AttendArgs {
     Batch batch;
     float* partial;  // [rows, n_head, n_spans, v.dim + 2]: the weighted sum of values, the largest score, the sum of weights
     u32 n_spans;
+    u32 span;
     u32 n_rows;
     u32 n_head;
     u32 n_head_kv;
