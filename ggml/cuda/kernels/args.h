@@ -112,6 +112,14 @@ struct StoreArgs {
     Batch batch;
 };
 
+// silu_mul: y = silu(gate) * up, for gates and ups of different formats. Grid ceil(n / 256), rows; 256.
+struct SiluMulArgs {
+    View gate;
+    View up;
+    View y;
+    u32 n;
+};
+
 // Products of N rows with matrices; y[r][o] = bias[o] + sum over k of w[o][k] x[r][k], plus what y holds if add.
 // matvec_FORMAT_N and gate_up_FORMAT_N for N in 1, 2, 4, 8 with n_rows <= N. Grid ceil(n_out / MATVEC_OUT), groups; MATVEC_THREADS.
 // gate_up: y = silu(x w) * (x w_up), no bias, no add.
@@ -198,16 +206,34 @@ struct CombineArgs {
 };
 
 // Causal attention, as in src/ops/attention.rs. Head h of q reads key/value head h * n_head_kv / n_head.
-// k_dim, v_dim <= ATTEND_DIM. If v.row is 0, the value of a row is the first v.dim elements of its key row.
+// k.dim, v.dim <= ATTEND_DIM. If v.row is 0, the value of a row is the first v.dim elements of its key row.
 //
-// attend_few, for batches of few rows: span s of row r is positions s * span .. (s + 1) * span of its keys; span is a multiple of CHUNK,
-// chosen by the host so that there are at most MAX_SPANS. Grid n_spans, ceil(group / ATTEND_HEADS) *
-// n_head_kv, rows; ATTEND_THREADS, dynamic shared memory attend_few_shared(). Writes partial sums; spans that the row has no positions in are left alone.
-// attend_merge: combines them into y. Grid n_head, rows; 128.
-// attend_many, for prompts: grid ceil(rows / ATTEND_ROWS), n_head; ATTEND_THREADS; rows of a tile may belong to different sequences.
+// Batches of few rows take attend_few_* and attend_merge. The keys of a row are divided into spans by their number n = pos + 1 alone, so
+// that a row has the same result in any batch: span s is keys s * span(n) .. (s + 1) * span(n), where span(n) = ceil(n / MAX_SPANS)
+// rounded up to a multiple of MIN_SPAN. So a row has at most MAX_SPANS spans. n_spans may be any number that no row exceeds: the least
+// one for the longest row, or MAX_SPANS where the launch is recorded for all lengths. attend_few writes partial sums of the spans that a row has.
+// Grid n_spans, ceil(n_head / n_head_kv / HEADS) * n_head_kv, rows; ATTEND_THREADS. The first of these that fits, with its HEADS:
+//   attend_few_latent    F16, k.dim = 576, v.dim = 512, v.row = 0                   16, dynamic shared memory ATTEND_LATENT_SHARED bytes
+//   attend_few_f16_64    F16, k.dim and v.dim <= 64 and multiples of 8               8
+//   attend_few_f16_128   F16, k.dim and v.dim <= 128 and multiples of 8              8
+//   attend_few_any                                                                   8
+// attend_merge: combines the spans into y. Grid n_head, rows; 128.
+//
+// Prompts take attend_many_*: grid ceil(rows / ROWS), n_head; ATTEND_THREADS. Rows of a tile may belong to different sequences.
+// The first of these that fits, with its ROWS:
+//   attend_many_f16_64   k and v F16, k.dim and v.dim <= 64                         64
+//   attend_many_f16_128  k and v F16, k.dim and v.dim <= 128                        64
+//   attend_many_wide_64  k.dim and v.dim <= 64                                      64
+//   attend_many_wide_128 k.dim and v.dim <= 128                                     64
+//   attend_many_wide_192 k.dim <= 192, v.dim <= 128                                 64
+//   attend_many_any                                                                  8
 #define MAX_SPANS 64
+#define MIN_SPAN 64
 #define ATTEND_HEADS 8
-#define ATTEND_ROWS 16
+#define ATTEND_LATENT_HEADS 16
+#define ATTEND_LATENT_SHARED 83968
+#define ATTEND_ROWS 64
+#define ATTEND_ANY_ROWS 8
 #define ATTEND_THREADS 128
 #define ATTEND_DIM 640
 struct AttendArgs {
@@ -218,7 +244,6 @@ struct AttendArgs {
     Batch batch;
     float* partial;  // [rows, n_head, n_spans, v.dim + 2]: the weighted sum of values, the largest score, the sum of weights
     u32 n_spans;
-    u32 span;
     u32 n_rows;
     u32 n_head;
     u32 n_head_kv;
