@@ -40,11 +40,15 @@ struct Batch {
     const u64* chunks;  // device addresses
 };
 
+#define CACHE_F32 0
+#define CACHE_F16 1
+#define CACHE_Q8_0 2
+
 // Where in a chunk a layer's rows of keys or values lie: row p of head h at offset + (h * CHUNK + p) * row bytes.
 struct CacheRows {
     u64 offset;
     u64 row;
-    u32 type;  // 0 F32, 1 F16, 2 Q8_0
+    u32 type;  // CACHE_*
     u32 dim;   // elements of a row
 };
 
