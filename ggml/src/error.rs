@@ -34,6 +34,22 @@ pub enum Error {
         /// How much was asked for.
         bytes: usize,
     },
+    /// A device failed, and with it all that it holds.
+    #[error("{device}: {what} failed: {why}")]
+    Device {
+        /// Its name.
+        device: String,
+        /// What it was asked to do.
+        what: &'static str,
+        /// What its driver says.
+        why: String,
+    },
+}
+
+impl From<Error> for std::io::Error {
+    fn from(e: Error) -> Self {
+        std::io::Error::other(e)
+    }
 }
 
 /// Result with this crate's [`Error`].

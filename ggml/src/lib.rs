@@ -13,11 +13,14 @@
 //! | [`ops`] | each operation: shape check and scalar reference |
 //! | [`cache`] | the key/value cache: chunks of rows behind a table |
 //! | [`backend`] | what runs a graph |
+//! | [`cpu`], [`cuda`] | the backends |
 
 pub mod act;
+mod arena;
 pub mod backend;
 pub mod cache;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod format;
 pub mod gguf;

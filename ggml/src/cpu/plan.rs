@@ -11,8 +11,8 @@
 use super::exec::{Exec, RegionId, Scratch, Slot};
 use super::steps::matrix::Input;
 use crate::act::ActFormat;
+use crate::arena::{Life, place};
 use crate::graph::{Graph, Rows, TallyId, View};
-use crate::memory::ALIGN;
 use crate::ops::Access;
 
 /// Work on single rows.
@@ -322,8 +322,8 @@ impl<'g> Planner<'g> {
     }
 
     /// First and last phase of each region; inputs live from the start, outputs to the end.
-    fn lives(&self) -> Vec<Option<(usize, usize)>> {
-        let mut lives: Vec<Option<(usize, usize)>> = vec![None; self.regions.len()];
+    fn lives(&self) -> Vec<Life> {
+        let mut lives: Vec<Life> = vec![None; self.regions.len()];
         let mut touch = |r: RegionId, p: usize| {
             let life = lives[r.0].get_or_insert((p, p));
             *life = (life.0.min(p), life.1.max(p));
@@ -335,49 +335,5 @@ impl<'g> Planner<'g> {
         self.graph.inputs.iter().for_each(|b| touch(RegionId(b.0 as usize), 0));
         self.graph.outputs.iter().for_each(|b| touch(RegionId(b.0 as usize), usize::MAX));
         lives
-    }
-}
-
-/// Gives each region the lowest place that no region with an overlapping life has.
-fn place(sizes: &[usize], lives: &[Option<(usize, usize)>]) -> (Vec<usize>, usize) {
-    let mut order: Vec<usize> = (0..sizes.len()).filter(|&r| lives[r].is_some()).collect();
-    order.sort_by_key(|&r| (lives[r], std::cmp::Reverse(sizes[r])));
-    let mut offsets = vec![0; sizes.len()];
-    let mut placed: Vec<usize> = vec![];
-    let mut end = 0;
-    for r in order {
-        let alive = |o: &usize| match (lives[*o], lives[r]) {
-            (Some(a), Some(b)) => a.0 <= b.1 && b.0 <= a.1,
-            _ => false,
-        };
-        let mut taken: Vec<(usize, usize)> =
-            placed.iter().filter(|o| alive(o)).map(|&o| (offsets[o], offsets[o] + sizes[o])).collect();
-        taken.sort_unstable();
-        let mut at = 0usize;
-        for (first, last) in taken {
-            if at + sizes[r] <= first {
-                break;
-            }
-            at = at.max(last.next_multiple_of(ALIGN / 4));
-        }
-        offsets[r] = at;
-        end = end.max(at + sizes[r]);
-        placed.push(r);
-    }
-    (offsets, end)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn regions_that_live_together_do_not_overlap_and_others_share() {
-        let sizes = [100, 50, 100, 30];
-        let lives = [Some((0, 2)), Some((1, 3)), Some((3, 4)), None];
-        let (at, end) = place(&sizes, &lives);
-        assert!(at[1] >= 100, "the first two live together");
-        assert_eq!(at[2], 0, "the third takes the place of the first");
-        assert_eq!(end, at[1] + 50);
     }
 }

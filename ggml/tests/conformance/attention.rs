@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ggml_sys::GgmlType;
 use ggml_sys::backend::Backend;
-use ggml_sys::cache::{Cache, LayerCache, ValueRows};
+use ggml_sys::cache::{LayerCache, ValueRows};
 use ggml_sys::cpu::Cpu;
 use ggml_sys::format::random::Random;
 use ggml_sys::graph::{Graph, Row, Rows, Stack, View, Weights};
@@ -130,7 +130,7 @@ fn a_query_has_the_same_bits_alone_or_among_eight() {
         for layer in [grouped(ty), latent(ty), long_latent(ty)] {
             let c = attention("alone or among eight", layer, FIRST, 8);
             let run = |at_once: usize| {
-                let mut cache = c.cache();
+                let mut cache = c.cache_of(&backend);
                 let mut out = vec![];
                 for first in (0..8).step_by(at_once) {
                     let batch = rows(FIRST + first, at_once.min(8 - first));
@@ -173,7 +173,7 @@ fn rows_of_several_sequences_attend_to_their_own() {
         c.bound = Box::new(|_, _| 4e-6);
         // One run only: the helper rolls back sequence 0 alone.
         let run = |b: &dyn Backend| {
-            let mut cache = Cache::new(&c.layers, 100).unwrap();
+            let mut cache = b.cache(&c.layers, 100).unwrap();
             cache.prepare(&c.batch).unwrap();
             let mut p = b.compile(&c.graph, &c.layers, c.batch.len()).unwrap();
             let inputs: Vec<_> = c.inputs.iter().map(|(b, v)| (*b, &v[..])).collect();

@@ -1,24 +1,35 @@
 //! One operation over its inputs, on every backend.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ggml_sys::backend::Backend;
 use ggml_sys::cache::{Cache, LayerCache};
 use ggml_sys::cpu::{Cpu, kernels};
+use ggml_sys::cuda::Cuda;
+use ggml_sys::cuda::driver::{Driver, LIBRARY};
 use ggml_sys::format::random::{Random, random_blocks};
 use ggml_sys::graph::{BufId, Graph, Row, Rows, View, Weights};
 use ggml_sys::reference::Reference;
-use ggml_sys::{Bytes, GgmlType, Shape, Tensor};
+use ggml_sys::{Bytes, Error, GgmlType, Shape, Tensor};
 
-/// Backends that must give the same bits: every instruction set of this machine, with one thread and with several.
+/// Backends that must give the same bits: every instruction set of this machine, with one thread and with several; and CUDA, on the
+/// device of a driver that is named or on the simulated one.
 pub fn backends() -> Vec<Vec<Box<dyn Backend>>> {
     let threads = |n| NonZeroUsize::new(n).unwrap();
-    kernels::available()
-        .map(|k| {
-            [1, 2, 5].map(|n| Box::new(Cpu::with_kernels(threads(n), k).unwrap()) as Box<dyn Backend>).into()
-        })
-        .collect()
+    let cpu = kernels::available().map(|k| {
+        [1, 2, 5].map(|n| Box::new(Cpu::with_kernels(threads(n), k).unwrap()) as Box<dyn Backend>).into()
+    });
+    let cuda = cuda().map(|c| vec![Box::new(c) as Box<dyn Backend>]);
+    cpu.chain(cuda).collect()
+}
+
+/// The first CUDA device.
+fn cuda() -> Option<Cuda> {
+    let library = std::env::var_os(LIBRARY).map(PathBuf::from).or_else(fathom_testing::cuda_driver)?;
+    let driver = Driver::from(&[library]).unwrap();
+    Some(Cuda::open(Arc::new(driver), 0).unwrap())
 }
 
 pub fn tensor(ty: GgmlType, dims: &[usize], scale: f32, seed: u64) -> Tensor {
@@ -92,8 +103,26 @@ impl Case {
         cache
     }
 
+    /// The same where the backend wants it.
+    pub fn cache_of(&self, backend: &dyn Backend) -> Cache {
+        let (host, mut cache) = (self.cache(), backend.cache(&self.layers, 1 << 20).unwrap());
+        let (mut rows, mut at) = (vec![], 0);
+        let taken: Result<(), Error> = host.export(0, &mut |bytes| {
+            rows.extend_from_slice(bytes);
+            Ok(())
+        });
+        taken.unwrap();
+        let fill = &mut |to: &mut [u8]| {
+            to.copy_from_slice(&rows[at..at + to.len()]);
+            at += to.len();
+            Ok(())
+        };
+        cache.import::<Error>(0, host.len(0), fill).unwrap();
+        cache
+    }
+
     fn run(&self, backend: &dyn Backend) -> Vec<f32> {
-        let mut cache = self.cache();
+        let mut cache = self.cache_of(backend);
         cache.prepare(&self.batch).unwrap();
         let mut p = backend.compile(&self.graph, &self.layers, self.batch.len()).unwrap();
         let inputs: Vec<_> = self.inputs.iter().map(|(b, v)| (*b, &v[..])).collect();

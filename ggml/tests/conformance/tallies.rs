@@ -2,7 +2,6 @@
 
 use ggml_sys::GgmlType;
 use ggml_sys::backend::Backend;
-use ggml_sys::cache::Cache;
 use ggml_sys::graph::{Rows, Stack, Tally, TallyId, Weights};
 use ggml_sys::ops::*;
 use ggml_sys::reference::Reference;
@@ -11,7 +10,7 @@ use super::case::{Case, backends, rows, tensor};
 
 /// Runs twice over the same rows and gives the tallies.
 fn tallies(backend: &dyn Backend, c: &Case, ids: &[TallyId]) -> Vec<Tally> {
-    let mut cache = Cache::new(&c.layers, 1 << 20).unwrap();
+    let mut cache = backend.cache(&c.layers, 1 << 20).unwrap();
     let mut p = backend.compile(&c.graph, &c.layers, c.batch.len()).unwrap();
     let inputs: Vec<_> = c.inputs.iter().map(|(b, v)| (*b, &v[..])).collect();
     for _ in 0..2 {

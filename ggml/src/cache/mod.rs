@@ -8,14 +8,20 @@
 //! Inside a chunk each layer has its keys as `[n_head_kv, CHUNK, k_dim]`, then its values as
 //! `[n_head_kv, CHUNK, v_dim]`, each row encoded in the layer's format. With MLA there is one head
 //! whose row is `[latent | rope]`, and the value of a row is the first part of the same row.
+//!
+//! Layers that a device computes have their rows in its memory; a chunk then has a part in each memory.
+
+mod chunk;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::GgmlType;
 use crate::graph::Row;
-use crate::memory::AlignedBuf;
+pub use chunk::{ChunkMemory, DeviceChunk};
+use chunk::Data;
 
 /// Positions of a chunk. Attention combines chunks in order, so results do not depend on how the work is split.
 pub const CHUNK: usize = 256;
@@ -93,9 +99,12 @@ pub struct RowsAt {
     pub stride: usize,
 }
 
+/// Where in a chunk the rows of a layer lie.
 #[derive(Clone, Copy, Debug)]
 struct LayerPlace {
     layer: LayerCache,
+    /// Index of the memory.
+    memory: usize,
     k_offset: usize,
     k_row: usize,
     v_offset: usize,
@@ -109,14 +118,34 @@ struct Sequence {
 }
 
 struct Chunk {
-    data: AlignedBuf,
+    /// A part for each memory.
+    parts: Vec<Data>,
     users: usize,
+}
+
+/// Keys or values of a layer in the parts of chunks, as a device finds them: row `p` of head `h` at
+/// `offset + (h * CHUNK + p) * row` bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RowsIn {
+    /// Bytes before the first row.
+    pub offset: usize,
+    /// Bytes of a row; 0 for values that are key prefixes.
+    pub row: usize,
+}
+
+/// A memory that layers can lie in: the host's, or a device's.
+#[derive(Clone)]
+pub struct Place {
+    /// What gives the memory of chunks; `None` is the host.
+    pub memory: Option<Arc<dyn ChunkMemory>>,
+    /// Bytes of the part of a chunk.
+    bytes: usize,
 }
 
 /// Keys and values of all sequences.
 pub struct Cache {
     layers: Vec<LayerPlace>,
-    chunk_bytes: usize,
+    places: Vec<Place>,
     capacity: usize,
     chunks: Vec<Chunk>,
     free: Vec<usize>,
@@ -124,14 +153,27 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// A cache for up to `capacity` positions a sequence.
+    /// A cache for up to `capacity` positions a sequence, in the host's memory.
     ///
     /// # Errors
     /// If a row does not fit the blocks of its format.
     pub fn new(layers: &[LayerCache], capacity: usize) -> Result<Self> {
-        let mut at = 0usize;
-        let mut places = Vec::with_capacity(layers.len());
-        for (i, layer) in layers.iter().enumerate() {
+        Cache::in_memories(layers, capacity, vec![None], &vec![0; layers.len()])
+    }
+
+    /// The same in several memories, `None` being the host's: layer `il` lies in memory `of_layer[il]`.
+    ///
+    /// # Errors
+    /// If a row does not fit the blocks of its format.
+    pub fn in_memories(
+        layers: &[LayerCache],
+        capacity: usize,
+        memories: Vec<Option<Arc<dyn ChunkMemory>>>,
+        of_layer: &[usize],
+    ) -> Result<Self> {
+        let mut places: Vec<Place> = memories.into_iter().map(|memory| Place { memory, bytes: 0 }).collect();
+        let mut at_layers = Vec::with_capacity(layers.len());
+        for (i, (layer, &memory)) in layers.iter().zip(of_layer).enumerate() {
             let bad = || {
                 Error::Unsupported(format!(
                     "layer {i}: cache rows of {} and {} elements do not fit the formats {} and {}",
@@ -142,14 +184,15 @@ impl Cache {
                 ))
             };
             let (k_row, v_row) = layer.k_row_bytes().zip(layer.v_row_bytes()).ok_or_else(bad)?;
-            let k_offset = at;
+            let at = &mut places[memory].bytes;
+            let k_offset = *at;
             let v_offset = align(k_offset + layer.n_head_kv * CHUNK * k_row);
-            at = align(v_offset + layer.n_head_kv * CHUNK * v_row);
-            places.push(LayerPlace { layer: *layer, k_offset, k_row, v_offset, v_row });
+            *at = align(v_offset + layer.n_head_kv * CHUNK * v_row);
+            at_layers.push(LayerPlace { layer: *layer, memory, k_offset, k_row, v_offset, v_row });
         }
         Ok(Cache {
-            layers: places,
-            chunk_bytes: at,
+            layers: at_layers,
+            places,
             capacity,
             chunks: vec![],
             free: vec![],
@@ -184,7 +227,7 @@ impl Cache {
 
     /// Bytes of all allocated chunks.
     pub fn allocated_bytes(&self) -> usize {
-        self.chunks.len() * self.chunk_bytes
+        self.chunks.len() * self.places.iter().map(|p| p.bytes).sum::<usize>()
     }
 
     /// Cuts the sequence back to `len` positions; longer than it is changes nothing.
@@ -258,21 +301,26 @@ impl Cache {
             self.chunks[c].users = 1;
             return Ok(c);
         }
-        let data = AlignedBuf::zeroed(self.chunk_bytes)
-            .ok_or(Error::OutOfMemory { what: "the key/value cache", bytes: self.chunk_bytes })?;
-        self.chunks.push(Chunk { data, users: 1 });
+        let parts: Result<Vec<_>> =
+            self.places.iter().map(|p| Data::new(p.memory.as_deref(), p.bytes)).collect();
+        self.chunks.push(Chunk { parts: parts?, users: 1 });
         Ok(self.chunks.len() - 1)
     }
 
     fn unshare(&mut self, shared: usize) -> Result<usize> {
-        let own = self.allocate()?;
-        let [from, to] = self
-            .chunks
-            .get_disjoint_mut([shared, own])
-            .map_err(|_| Error::Batch("chunk table is damaged".into()))?;
-        to.data.as_mut_slice().copy_from_slice(from.data.as_slice());
-        from.users -= 1;
-        Ok(own)
+        let parts: Result<Vec<_>> = self.chunks[shared].parts.iter().map(Data::duplicate).collect();
+        let own = Chunk { parts: parts?, users: 1 };
+        self.chunks[shared].users -= 1;
+        Ok(match self.free.pop() {
+            Some(c) => {
+                self.chunks[c] = own;
+                c
+            }
+            None => {
+                self.chunks.push(own);
+                self.chunks.len() - 1
+            }
+        })
     }
 
     fn release(&mut self, chunks: Vec<usize>) {
@@ -284,15 +332,46 @@ impl Cache {
         }
     }
 
-    fn base(&self, seq: u32, chunk: usize) -> *const u8 {
-        self.chunks[self.sequences[&seq].chunks[chunk]].data.as_ptr()
+    /// The host's part of a chunk.
+    fn base(&self, seq: u32, memory: usize, chunk: usize) -> *const u8 {
+        let at = self.part(seq, memory, chunk).host();
+        assert!(!at.is_null(), "the rows lie on a device");
+        at
+    }
+
+    fn part(&self, seq: u32, memory: usize, chunk: usize) -> &Data {
+        &self.chunks[self.sequences[&seq].chunks[chunk]].parts[memory]
+    }
+
+    /// The memory that a layer lies in; `None` is the host's.
+    pub fn memory_of(&self, il: usize) -> Option<&Arc<dyn ChunkMemory>> {
+        self.places[self.layers[il].memory].memory.as_ref()
+    }
+
+    /// Chunks that a sequence has.
+    pub fn n_chunks(&self, seq: u32) -> usize {
+        self.sequences.get(&seq).map_or(0, |s| s.chunks.len())
+    }
+
+    /// The address on its device of the part of the `chunk`-th chunk of a sequence in which layer `il` lies; 0 on the host.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    pub fn address(&self, seq: u32, il: usize, chunk: usize) -> u64 {
+        self.part(seq, self.layers[il].memory, chunk).address()
+    }
+
+    /// Where in a chunk's part the keys and the values of a layer lie.
+    pub fn rows_in(&self, il: usize) -> (RowsIn, RowsIn) {
+        let p = &self.layers[il];
+        (RowsIn { offset: p.k_offset, row: p.k_row }, RowsIn { offset: p.v_offset, row: p.v_row })
     }
 
     /// Key rows of a head in the `chunk`-th chunk of a sequence.
     pub fn keys(&self, seq: u32, il: usize, head: usize, chunk: usize) -> RowsAt {
         let p = &self.layers[il];
         let offset = p.k_offset + head * CHUNK * p.k_row;
-        RowsAt { ptr: self.base(seq, chunk).wrapping_add(offset), stride: p.k_row }
+        RowsAt { ptr: self.base(seq, p.memory, chunk).wrapping_add(offset), stride: p.k_row }
     }
 
     /// Value rows of a head in the `chunk`-th chunk of a sequence.
@@ -302,7 +381,7 @@ impl Cache {
             return self.keys(seq, il, head, chunk);
         }
         let offset = p.v_offset + head * CHUNK * p.v_row;
-        RowsAt { ptr: self.base(seq, chunk).wrapping_add(offset), stride: p.v_row }
+        RowsAt { ptr: self.base(seq, p.memory, chunk).wrapping_add(offset), stride: p.v_row }
     }
 
     /// The encoded key row of a position.
@@ -324,13 +403,16 @@ impl Cache {
     /// Hands out the rows of a sequence: of each chunk, layer and head the encoded keys, then the values, in one piece each.
     ///
     /// # Errors
-    /// The first that `take` gives.
-    pub fn export<E>(&self, seq: u32, take: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    /// The first that `take` gives, or that of a device.
+    pub fn export<E: From<Error>>(
+        &self,
+        seq: u32,
+        take: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Some(s) = self.sequences.get(&seq) else { return Ok(()) };
         for (i, &chunk) in s.chunks.iter().enumerate() {
-            let data = self.chunks[chunk].data.as_slice();
-            for span in spans(&self.layers, CHUNK.min(s.len - i * CHUNK)) {
-                take(&data[span])?;
+            for (memory, span) in spans(&self.layers, CHUNK.min(s.len - i * CHUNK)) {
+                self.chunks[chunk].parts[memory].show(span, take)?;
             }
         }
         Ok(())
@@ -355,8 +437,9 @@ impl Cache {
         let filled = (0..len).step_by(CHUNK).try_for_each(|at| {
             let chunk = self.allocate()?;
             chunks.push(chunk);
-            let data = self.chunks[chunk].data.as_mut_slice();
-            spans(&self.layers, CHUNK.min(len - at)).try_for_each(|span| fill(&mut data[span]))
+            let parts = &mut self.chunks[chunk].parts;
+            spans(&self.layers, CHUNK.min(len - at))
+                .try_for_each(|(memory, span)| parts[memory].fill(span, fill))
         });
         match filled {
             Ok(()) if len > 0 => drop(self.sequences.insert(seq, Sequence { chunks, len })),
@@ -380,8 +463,9 @@ impl Cache {
     }
 }
 
-/// Where in a chunk its first `rows` rows lie: of each layer and head the keys, then the values that have rows of their own.
-fn spans(layers: &[LayerPlace], rows: usize) -> impl Iterator<Item = Range<usize>> {
+/// Where in a chunk its first `rows` rows lie, and in which memory: of each layer and head the keys, then the values that
+/// have rows of their own.
+fn spans(layers: &[LayerPlace], rows: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
     layers.iter().flat_map(move |p| {
         let at = move |offset: usize, head: usize, row: usize| {
             let start = offset + head * CHUNK * row;
@@ -391,6 +475,7 @@ fn spans(layers: &[LayerPlace], rows: usize) -> impl Iterator<Item = Range<usize
         heads
             .flat_map(move |h| [at(p.k_offset, h, p.k_row), at(p.v_offset, h, p.v_row)])
             .filter(|s| !s.is_empty())
+            .map(|s| (p.memory, s))
     })
 }
 
@@ -430,7 +515,7 @@ mod tests {
         write(&c, 7, 299, 2);
         assert_eq!((c.key_row(0, 1, 1, 299)[0], c.key_row(7, 1, 1, 299)[0]), (1, 2));
         // The first chunk is still shared: three chunks in all.
-        assert_eq!(c.allocated_bytes(), 3 * c.chunk_bytes);
+        assert_eq!(c.allocated_bytes(), 3 * c.places[0].bytes);
     }
 
     #[test]
@@ -475,7 +560,7 @@ mod tests {
         assert!(c.is_empty(0));
         assert!(matches!(c.import(0, 1001, &mut |_| Ok(())), Err(Error::CacheFull { needed: 1001, .. })));
         c.prepare(&rows(0, 0..1000)).unwrap();
-        assert_eq!(c.allocated_bytes(), 4 * c.chunk_bytes);
+        assert_eq!(c.allocated_bytes(), 4 * c.places[0].bytes);
     }
 
     #[test]

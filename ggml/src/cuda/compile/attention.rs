@@ -1,0 +1,238 @@
+//! Storing keys and values, and attention over them.
+
+use super::{Compiler, FEW, Launcher, RegionId};
+use crate::cache::ValueRows;
+use crate::cuda::args::{
+    self, ATTEND_ANY_ROWS, ATTEND_DIM, ATTEND_HEADS, ATTEND_LATENT_HEADS, ATTEND_LATENT_SHARED, ATTEND_ROWS,
+    ATTEND_THREADS, AttendArgs, MAX_SPANS, StoreArgs,
+};
+use crate::cuda::modules::{Geometry, Kernel};
+use crate::cuda::naive::Naive;
+use crate::error::{Error, Result};
+use crate::format::GgmlType;
+use crate::graph::{Heads, Rows, Stack};
+use crate::ops::{Attention, KeyUp, MlaNaive, StoreKv};
+
+/// The number of a type of cache rows in kernels.
+pub(crate) fn cache_type(ty: GgmlType) -> Option<u32> {
+    match ty {
+        GgmlType::F32 => Some(0),
+        GgmlType::F16 => Some(1),
+        GgmlType::Q8_0 => Some(2),
+        _ => None,
+    }
+}
+
+/// What a head's rows are: the kernels are made for the usual ones.
+#[derive(Clone, Copy)]
+struct Shape {
+    k_dim: usize,
+    v_dim: usize,
+    types: (GgmlType, GgmlType),
+    prefix: bool,
+}
+
+impl Shape {
+    fn dims_within(&self, k: usize, v: usize) -> bool {
+        self.k_dim <= k && self.v_dim <= v
+    }
+
+    /// The kernel for few rows, its heads of a block, and its shared memory.
+    fn few(&self) -> (&'static str, u32, u32) {
+        let f16 = self.types == (GgmlType::F16, GgmlType::F16);
+        let eights = self.k_dim.is_multiple_of(8) && self.v_dim.is_multiple_of(8);
+        if f16 && self.prefix && (self.k_dim, self.v_dim) == (576, 512) {
+            ("attend_few_latent", ATTEND_LATENT_HEADS, ATTEND_LATENT_SHARED)
+        } else if f16 && eights && self.dims_within(64, 64) {
+            ("attend_few_f16_64", ATTEND_HEADS, 0)
+        } else if f16 && eights && self.dims_within(128, 128) {
+            ("attend_few_f16_128", ATTEND_HEADS, 0)
+        } else {
+            ("attend_few_any", ATTEND_HEADS, 0)
+        }
+    }
+
+    /// The kernel for prompts, and its rows of a tile.
+    fn many(&self) -> (&'static str, u32) {
+        let f16 = self.types == (GgmlType::F16, GgmlType::F16);
+        match self {
+            s if f16 && s.dims_within(64, 64) => ("attend_many_f16_64", ATTEND_ROWS),
+            s if f16 && s.dims_within(128, 128) => ("attend_many_f16_128", ATTEND_ROWS),
+            s if s.dims_within(64, 64) => ("attend_many_wide_64", ATTEND_ROWS),
+            s if s.dims_within(128, 128) => ("attend_many_wide_128", ATTEND_ROWS),
+            s if s.dims_within(192, 128) => ("attend_many_wide_192", ATTEND_ROWS),
+            _ => ("attend_many_any", ATTEND_ANY_ROWS),
+        }
+    }
+}
+
+/// The kernels of attention over rows of one shape.
+struct Attend {
+    few: Kernel<AttendArgs>,
+    merge: Kernel<AttendArgs>,
+    many: Kernel<AttendArgs>,
+    shape: Shape,
+}
+
+impl Attend {
+    /// Puts attention into the stream.
+    ///
+    /// # Safety
+    /// `args` names memory as kernels take it; the partial sums have room for all spans of few rows.
+    unsafe fn launch(&self, l: &Launcher<'_>, args: AttendArgs) -> Result<()> {
+        let (rows, n_head) = (args.n_rows, args.n_head);
+        if l.n_rows.0 > FEW {
+            let grid = [rows.div_ceil(self.shape.many().1), n_head, 1];
+            // SAFETY: as the caller says.
+            return unsafe { self.many.launch(Geometry::new(grid, ATTEND_THREADS), &args) };
+        }
+        let (_, heads, shared) = self.shape.few();
+        let blocks = (n_head / args.n_head_kv).div_ceil(heads) * args.n_head_kv;
+        let geometry = Geometry { grid: [args.n_spans, blocks, rows], threads: ATTEND_THREADS, shared };
+        // SAFETY: as the caller says.
+        unsafe { self.few.launch(geometry, &args)? };
+        // SAFETY: as the caller says.
+        unsafe { self.merge.launch(Geometry::new([n_head, rows, 1], 128), &args) }
+    }
+}
+
+impl Compiler<'_> {
+    pub(super) fn store(&mut self, o: &StoreKv) -> Result<()> {
+        let layer = o.layer;
+        for (x, values) in [(Some(o.k), false), (o.v, true)] {
+            let Some(x) = x else { continue };
+            let kernel: Kernel<StoreArgs> = self.kernel("store")?;
+            self.steps.push(Box::new(move |l| {
+                let (k, v) = l.layers[layer];
+                let args = StoreArgs { x: l.heads(x), to: if values { v } else { k }, batch: l.batch };
+                // SAFETY: the cache has room for the rows of the batch, and its rows are as wide as these heads.
+                unsafe { kernel.launch(Geometry::new([l.n(Rows::Tokens), x.n as u32, 1], 64), &args) }
+            }));
+        }
+        Ok(())
+    }
+
+    pub(super) fn attention(&mut self, o: &Attention) -> Result<()> {
+        let layer = self.layers[o.layer];
+        let prefix = matches!(layer.v, ValueRows::KeyPrefix { .. });
+        let types = (layer.k_ty, layer.v_ty());
+        let attend = self.attend(Shape { k_dim: layer.k_dim, v_dim: layer.v_dim(), types, prefix })?;
+        let partial = self.partial(o.q.n, layer.v_dim());
+        let o = o.clone();
+        self.steps.push(Box::new(move |l| {
+            let (k, v) = l.layers[o.layer];
+            let args = attend_args(l, (o.q, o.y), (k, v), l.batch, partial, (o.n_head_kv, o.scale));
+            // SAFETY: the cache holds all positions of the rows, and its rows are as wide as the heads.
+            unsafe { attend.launch(l, args) }
+        }));
+        Ok(())
+    }
+
+    fn attend(&self, shape: Shape) -> Result<Attend> {
+        let Shape { k_dim, v_dim, .. } = shape;
+        if k_dim.max(v_dim) > ATTEND_DIM {
+            return Err(Error::Unsupported(format!(
+                "heads of {k_dim} and {v_dim} elements; CUDA attends to up to {ATTEND_DIM}"
+            )));
+        }
+        let (few, _, shared) = shape.few();
+        let few: Kernel<AttendArgs> = self.kernel(few)?;
+        few.allow_shared(shared)?;
+        Ok(Attend { few, merge: self.kernel("attend_merge")?, many: self.kernel(shape.many().0)?, shape })
+    }
+
+    /// Room for the partial sums of few rows.
+    fn partial(&mut self, n_head: usize, v_dim: usize) -> RegionId {
+        let region = self.region(Rows::Tokens, 0, FEW * MAX_SPANS as usize * n_head * (v_dim + 2));
+        self.touch(region);
+        region
+    }
+
+    /// Keys and values of all heads are made in memory of their own, laid out like a cache with a head for each, and attended
+    /// to as usual: as many heads at a time as that memory holds.
+    pub(super) fn mla_naive(&mut self, o: &MlaNaive) -> Result<()> {
+        let layer = self.layers[o.layer];
+        let (n_nope, rank, n_v) = (o.n_nope, o.kv_lora_rank, o.y.width);
+        let n_rope = layer.k_dim - rank;
+        if !matches!(layer.v, ValueRows::KeyPrefix { .. }) {
+            return Err(Error::Unsupported("latent attention over a cache without latents".into()));
+        }
+        let (k_up, v_up) = (self.key_matrices(o), self.stack_floats(o.v_up));
+        let naive = Naive {
+            expand: self.kernel("mla_expand")?,
+            k_up: self.constant(&k_up)?,
+            v_up: self.constant(&v_up)?,
+            dims: [rank, n_nope, n_rope, n_v],
+            layer: o.layer,
+        };
+        let (k_dim, v_dim) = (n_nope + n_rope, n_v);
+        let types = (GgmlType::F32, GgmlType::F32);
+        let attend = self.attend(Shape { k_dim, v_dim, types, prefix: false })?;
+        let partial = self.partial(o.q.n, v_dim);
+        // How much has to be expanded depends on the batch.
+        self.capturable = false;
+        let o = o.clone();
+        self.steps.push(Box::new(move |l| {
+            let scratch = l.naive.ok_or_else(|| Error::Batch("no memory for keys and values".into()))?;
+            let at_once = scratch.heads_at_once(k_dim, v_dim, o.q.n);
+            for first in (0..o.q.n).step_by(at_once) {
+                let n = at_once.min(o.q.n - first);
+                let cache = naive.expand(l, scratch, first, n)?;
+                let some = |h: Heads| Heads { col: h.col + first * h.stride, n, ..h };
+                let batch = scratch.batch(l.batch);
+                let args = attend_args(l, (some(o.q), some(o.y)), cache, batch, partial, (n, o.scale));
+                // SAFETY: the scratch holds keys and values of these heads at all positions of the rows.
+                unsafe { attend.launch(l, args)? };
+            }
+            Ok(())
+        }));
+        Ok(())
+    }
+
+    /// The key matrices of all heads, `[n_head, n_nope, rank]`.
+    fn key_matrices(&self, o: &MlaNaive) -> Vec<f32> {
+        let values = self.stack_floats(o.k_up.stack());
+        let KeyUp::Transposed(_) = o.k_up else { return values };
+        let (rank, n_nope) = (o.kv_lora_rank, o.n_nope);
+        let mut keys = Vec::with_capacity(values.len());
+        for head in values.chunks_exact(rank * n_nope) {
+            keys.extend((0..n_nope).flat_map(|d| (0..rank).map(move |c| head[c * n_nope + d])));
+        }
+        keys
+    }
+
+    /// The rows of the matrices of a stack, decoded, without what lies between them.
+    fn stack_floats(&self, s: Stack) -> Vec<f32> {
+        let t = self.graph.weight(s.w);
+        let k = t.shape().row_len();
+        let mut out = vec![0.0; s.n * s.rows * k];
+        for (i, row) in out.chunks_exact_mut(k).enumerate() {
+            t.ty().format().decode(t.row(s.row(i / s.rows, i % s.rows)), row);
+        }
+        out
+    }
+}
+
+fn attend_args(
+    l: &Launcher<'_>,
+    (q, y): (Heads, Heads),
+    (k, v): (args::CacheRows, args::CacheRows),
+    batch: args::Batch,
+    partial: RegionId,
+    (n_head_kv, scale): (usize, f32),
+) -> AttendArgs {
+    AttendArgs {
+        q: l.heads(q),
+        y: l.heads(y),
+        k,
+        v,
+        batch,
+        partial: l.at(partial),
+        n_spans: l.n_spans,
+        n_rows: l.n(Rows::Tokens),
+        n_head: q.n as u32,
+        n_head_kv: n_head_kv as u32,
+        scale,
+    }
+}
+

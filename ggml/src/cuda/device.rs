@@ -1,0 +1,456 @@
+//! A device: its context, its memory, its stream.
+
+use std::ffi::{c_int, c_void};
+use std::ops::Range;
+use std::ptr;
+use std::sync::{Arc, Mutex};
+
+use super::driver::{DevicePtr, Driver, Handle};
+use crate::error::{Error, Result};
+
+/// The oldest devices that the kernels run on: Ampere.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// Its number.
+    pub ordinal: usize,
+    /// The maker's name for it.
+    pub name: String,
+    /// Compute capability: (8, 9) is Ada.
+    pub capability: (i32, i32),
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Streaming multiprocessors.
+    pub processors: u32,
+}
+
+impl Properties {
+    /// Whether the kernels run on it.
+    pub fn is_supported(&self) -> bool {
+        self.capability >= OLDEST
+    }
+}
+
+/// A device with a context of this process and a stream in which everything happens in order.
+pub struct Device {
+    driver: Arc<Driver>,
+    properties: Properties,
+    number: c_int,
+    context: Handle,
+    stream: Handle,
+    /// Memory that the device can read at full speed, for uploads; made when first needed.
+    staging: Mutex<Option<Staging>>,
+}
+
+// SAFETY: handles of the driver API may be used from any thread; each call here makes the context current first.
+unsafe impl Send for Device {}
+// SAFETY: as above; the driver's functions lock what they share.
+unsafe impl Sync for Device {}
+
+/// What the driver says of a device.
+///
+/// # Errors
+/// If it does not answer.
+pub fn properties(driver: &Driver, ordinal: usize) -> Result<Properties> {
+    const MAJOR: c_int = 75;
+    const MINOR: c_int = 76;
+    const PROCESSORS: c_int = 16;
+    let fail = |rc| Error::Device {
+        device: format!("CUDA device {ordinal}"),
+        what: "asking what it is",
+        why: driver.error(rc),
+    };
+    let check = |rc| if rc == 0 { Ok(()) } else { Err(fail(rc)) };
+    let number = handle(driver, ordinal)?;
+    let mut name = [0u8; 128];
+    // SAFETY: writes at most as many characters as it is told, the end included.
+    check(unsafe { (driver.call.device_name)(name.as_mut_ptr().cast(), name.len() as c_int, number) })?;
+    let mut memory = 0usize;
+    // SAFETY: writes one number.
+    check(unsafe { (driver.call.device_memory)(&mut memory, number) })?;
+    let attribute = |which| {
+        let mut value = 0;
+        // SAFETY: writes one integer.
+        check(unsafe { (driver.call.device_attribute)(&mut value, which, number) }).map(|()| value)
+    };
+    let name = name.split(|b| *b == 0).next().unwrap_or_default();
+    Ok(Properties {
+        ordinal,
+        name: String::from_utf8_lossy(name).into_owned(),
+        capability: (attribute(MAJOR)?, attribute(MINOR)?),
+        memory: memory as u64,
+        processors: u32::try_from(attribute(PROCESSORS)?).unwrap_or(1),
+    })
+}
+
+fn handle(driver: &Driver, ordinal: usize) -> Result<c_int> {
+    let mut number = 0;
+    // SAFETY: writes one integer.
+    let rc = unsafe { (driver.call.device_get)(&mut number, ordinal as c_int) };
+    match rc {
+        0 => Ok(number),
+        _ => Err(Error::Device {
+            device: format!("CUDA device {ordinal}"),
+            what: "opening it",
+            why: driver.error(rc),
+        }),
+    }
+}
+
+impl Device {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// If the kernels do not run on it, or the driver refuses.
+    pub fn open(driver: Arc<Driver>, ordinal: usize) -> Result<Arc<Device>> {
+        let properties = properties(&driver, ordinal)?;
+        if !properties.is_supported() {
+            let (major, minor) = properties.capability;
+            return Err(Error::Unsupported(format!(
+                "{} has compute capability {major}.{minor}; 8.0 (RTX 30 and later) is needed",
+                properties.name
+            )));
+        }
+        let number = handle(&driver, ordinal)?;
+        let mut device = Device {
+            driver,
+            properties,
+            number,
+            context: ptr::null_mut(),
+            stream: ptr::null_mut(),
+            staging: Mutex::new(None),
+        };
+        // SAFETY: writes one handle, given back when the device is dropped.
+        let rc = unsafe { (device.driver.call.context_retain)(&mut device.context, number) };
+        device.check("making a context", rc)?;
+        device.enter()?;
+        const NON_BLOCKING: u32 = 1;
+        // SAFETY: writes one handle, given back when the device is dropped.
+        let rc = unsafe { (device.driver.call.stream_create)(&mut device.stream, NON_BLOCKING) };
+        device.check("making a stream", rc)?;
+        Ok(Arc::new(device))
+    }
+
+    /// What it is.
+    pub fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    /// The driver's functions.
+    pub(super) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// The stream in which everything happens.
+    pub(super) fn stream(&self) -> Handle {
+        self.stream
+    }
+
+    /// Makes its context the one of this thread, as all calls need.
+    pub(super) fn enter(&self) -> Result<()> {
+        // SAFETY: the context is this device's own.
+        self.check("using it", unsafe { (self.driver.call.context_set)(self.context) })
+    }
+
+    /// An error's number to an error.
+    pub(super) fn check(&self, what: &'static str, rc: c_int) -> Result<()> {
+        if rc == 0 {
+            return Ok(());
+        }
+        let p = &self.properties;
+        Err(Error::Device {
+            device: format!("{} (CUDA device {})", p.name, p.ordinal),
+            what,
+            why: self.driver.error(rc),
+        })
+    }
+
+    /// Bytes that are free now.
+    ///
+    /// # Errors
+    /// If the driver does not say.
+    pub fn free_memory(&self) -> Result<u64> {
+        self.enter()?;
+        let (mut free, mut total) = (0usize, 0usize);
+        // SAFETY: writes two numbers.
+        let rc = unsafe { (self.driver.call.memory_info)(&mut free, &mut total) };
+        self.check("asking for its free memory", rc)?;
+        Ok(free as u64)
+    }
+
+    /// `len` bytes of its memory, not initialized.
+    ///
+    /// # Errors
+    /// If there are not so many.
+    pub fn alloc(self: &Arc<Self>, what: &'static str, len: usize) -> Result<Memory> {
+        self.enter()?;
+        let mut at = 0;
+        // SAFETY: writes one address.
+        let rc = unsafe { (self.driver.call.alloc)(&mut at, len.max(1)) };
+        const OUT_OF_MEMORY: c_int = 2;
+        if rc == OUT_OF_MEMORY {
+            return Err(Error::OutOfMemory { what, bytes: len });
+        }
+        self.check("giving memory", rc)?;
+        Ok(Memory { device: self.clone(), at, len })
+    }
+
+    /// The same with zeros in it.
+    ///
+    /// # Errors
+    /// If there are not so many bytes.
+    pub fn zeroed(self: &Arc<Self>, what: &'static str, len: usize) -> Result<Memory> {
+        let memory = self.alloc(what, len)?;
+        // SAFETY: these bytes are the allocation's.
+        let rc = unsafe { (self.driver.call.set_bytes)(memory.at, 0, len.max(1)) };
+        self.check("clearing memory", rc)?;
+        // The stream does not wait for what happens outside it.
+        self.wait_for_default_stream()?;
+        Ok(memory)
+    }
+
+    fn wait_for_default_stream(&self) -> Result<()> {
+        // SAFETY: null names the default stream.
+        self.check("waiting", unsafe { (self.driver.call.stream_wait)(ptr::null_mut()) })
+    }
+
+    /// Waits until everything in the stream is done.
+    ///
+    /// # Errors
+    /// If something in it failed.
+    pub fn wait(&self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the stream is this device's own.
+        self.check("computing", unsafe { (self.driver.call.stream_wait)(self.stream) })
+    }
+
+    /// Uploads to memory that nothing in the stream uses yet, through pinned memory that the device reads at the speed of
+    /// the bus.
+    ///
+    /// # Errors
+    /// If the copy fails.
+    pub fn upload(self: &Arc<Self>, to: &Memory, bytes: &[u8]) -> Result<()> {
+        assert!(bytes.len() <= to.len, "more bytes than fit");
+        self.enter()?;
+        let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
+        let staging = match &mut *staging {
+            Some(s) => s,
+            none => none.insert(Staging::new(self)?),
+        };
+        staging.upload(self, to.at, bytes)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if self.enter().is_err() {
+            return;
+        }
+        // Errors are of no use any more: the context goes with all that is in it.
+        if let Some(staging) = self.staging.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+            staging.free(&self.driver);
+        }
+        if !self.stream.is_null() {
+            // SAFETY: made in `open`, and nobody else has it.
+            unsafe { (self.driver.call.stream_destroy)(self.stream) };
+        }
+        if !self.context.is_null() {
+            // SAFETY: retained once, in `open`.
+            unsafe { (self.driver.call.context_release)(self.number) };
+        }
+    }
+}
+
+/// Memory of a device.
+pub struct Memory {
+    device: Arc<Device>,
+    at: DevicePtr,
+    len: usize,
+}
+
+impl Memory {
+    /// Its address on the device.
+    pub fn at(&self) -> DevicePtr {
+        self.at
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies from it once everything in the stream before is done.
+    ///
+    /// # Errors
+    /// If the copy, or something in the stream, failed.
+    pub fn read(&self, from: usize, to: &mut [u8]) -> Result<()> {
+        assert!(from.checked_add(to.len()).is_some_and(|end| end <= self.len), "bytes beyond the end");
+        let d = &self.device;
+        d.enter()?;
+        // SAFETY: both ranges are checked, and the wait below keeps `to` borrowed until the copy is done.
+        let rc = unsafe {
+            (d.driver.call.to_host_async)(to.as_mut_ptr().cast(), self.at + from as u64, to.len(), d.stream)
+        };
+        d.check("reading results", rc)?;
+        d.wait()
+    }
+
+    /// Copies into it once everything in the stream before is done.
+    ///
+    /// # Errors
+    /// If the copy, or something in the stream, failed.
+    pub fn write(&self, to: usize, bytes: &[u8]) -> Result<()> {
+        assert!(to.checked_add(bytes.len()).is_some_and(|end| end <= self.len), "bytes beyond the end");
+        let d = &self.device;
+        d.wait()?;
+        // SAFETY: both ranges are checked; the call returns when `bytes` has been read.
+        let rc = unsafe {
+            (d.driver.call.to_device)(self.at + to as u64, bytes.as_ptr().cast(), bytes.len())
+        };
+        d.check("copying to it", rc)?;
+        d.wait_for_default_stream()
+    }
+
+    /// Copies all of `from`, of the same device and length.
+    ///
+    /// # Errors
+    /// If the copy, or something in the stream, failed.
+    pub fn copy_from(&self, from: &Memory) -> Result<()> {
+        assert!(from.len == self.len && from.device.number == self.device.number, "another kind of memory");
+        let d = &self.device;
+        d.wait()?;
+        // SAFETY: both allocations have these bytes.
+        let rc = unsafe { (d.driver.call.within_device)(self.at, from.at, self.len) };
+        d.check("copying", rc)?;
+        d.wait_for_default_stream()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            // SAFETY: allocated once, and nobody else has it; the driver waits for what still uses it.
+            unsafe { (self.device.driver.call.free)(self.at) };
+        }
+    }
+}
+
+/// Pinned host memory.
+pub(super) struct Pinned {
+    device: Arc<Device>,
+    at: Handle,
+    len: usize,
+}
+
+// SAFETY: owned memory, like a `Box<[u8]>`.
+unsafe impl Send for Pinned {}
+// SAFETY: shared references give shared access to bytes only.
+unsafe impl Sync for Pinned {}
+
+impl Pinned {
+    /// `len` zeroed bytes.
+    pub fn new(device: &Arc<Device>, len: usize) -> Result<Pinned> {
+        device.enter()?;
+        let at = pinned(device, len)?;
+        Ok(Pinned { device: device.clone(), at, len })
+    }
+
+    /// The bytes, to be changed. Nothing in the stream may be reading them.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: `len` initialized bytes that this owns.
+        unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.len) }
+    }
+
+    /// Copies `range` of it to the device in the stream's order. It must not be changed before the stream got there.
+    pub fn send(&self, range: Range<usize>, to: DevicePtr) -> Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len, "bytes beyond the end");
+        let d = &self.device;
+        // SAFETY: the range is checked; whoever made `to` has room there.
+        let rc = unsafe {
+            let from = self.at.cast::<u8>().add(range.start).cast::<c_void>();
+            (d.driver.call.to_device_async)(to, from, range.len(), d.stream)
+        };
+        d.check("sending a batch", rc)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            // SAFETY: allocated once, and nobody else has it.
+            unsafe { (self.device.driver.call.free_host)(self.at) };
+        }
+    }
+}
+
+fn pinned(device: &Device, len: usize) -> Result<Handle> {
+    let mut at = ptr::null_mut();
+    // SAFETY: writes one address.
+    let rc = unsafe { (device.driver.call.alloc_host)(&mut at, len.max(1)) };
+    device.check("giving pinned memory", rc)?;
+    // SAFETY: so many bytes are there, and nobody else's.
+    unsafe { ptr::write_bytes(at.cast::<u8>(), 0, len) };
+    Ok(at)
+}
+
+/// Two halves of pinned memory: one is filled while the device reads the other.
+struct Staging {
+    at: [Handle; 2],
+    /// Recorded when the device has read that half.
+    free: [Handle; 2],
+}
+
+/// Bytes of a half: large enough for the bus, small beside anything worth uploading.
+const HALF: usize = 16 << 20;
+
+impl Staging {
+    fn new(device: &Device) -> Result<Staging> {
+        let mut s = Staging { at: [ptr::null_mut(); 2], free: [ptr::null_mut(); 2] };
+        for i in 0..2 {
+            s.at[i] = pinned(device, HALF)?;
+            const NO_TIMING: u32 = 2;
+            // SAFETY: writes one handle.
+            let rc = unsafe { (device.driver.call.event_create)(&mut s.free[i], NO_TIMING) };
+            device.check("making an event", rc)?;
+        }
+        Ok(s)
+    }
+
+    fn upload(&mut self, device: &Device, to: DevicePtr, bytes: &[u8]) -> Result<()> {
+        use rayon::prelude::*;
+        let call = &device.driver.call;
+        for (i, piece) in bytes.chunks(HALF).enumerate() {
+            let (at, free) = (self.at[i % 2], self.free[i % 2]);
+            // SAFETY: the event is alive; one never recorded is waited for no time at all.
+            device.check("uploading", unsafe { (call.event_wait)(free) })?;
+            // SAFETY: the half has room, nobody else has it, and the device has read what was there.
+            let half = unsafe { std::slice::from_raw_parts_mut(at.cast::<u8>(), piece.len()) };
+            const SHARE: usize = 1 << 20;
+            half.par_chunks_mut(SHARE).zip(piece.par_chunks(SHARE)).for_each(|(to, from)| to.copy_from_slice(from));
+            let to = to + (i * HALF) as u64;
+            // SAFETY: the caller has room for all of `bytes`; the half is left alone until the event says so.
+            let rc = unsafe { (call.to_device_async)(to, at, piece.len(), device.stream) };
+            device.check("uploading", rc)?;
+            // SAFETY: both are alive.
+            device.check("uploading", unsafe { (call.event_record)(free, device.stream) })?;
+        }
+        Ok(())
+    }
+
+    fn free(self, driver: &Driver) {
+        for i in 0..2 {
+            // SAFETY: made in `new`, used by nobody else; the driver waits for copies that still run.
+            unsafe {
+                (driver.call.event_destroy)(self.free[i]);
+                (driver.call.free_host)(self.at[i]);
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The CUDA backend: kernels of our own on NVIDIA's devices, driver found at run time.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`driver`] | the library, its functions, its errors |
+//! | [`device`] | a device with its stream and memory |
+//! | `modules` | kernels: PTX in the binary |
+//! | `args` | what kernels take |
+//! | `weights` | tensors on the device |
+//! | `compile` | operations to launches |
+//! | `program` | memory of a compiled graph, batches, recorded steps |
+//!
+//! Everything of a program happens in one stream in order. A step of few rows is captured the first time and replayed after:
+//! all that changes between two steps (tokens, positions, where the chunks of the cache lie) is in device memory.
+
+mod args;
+mod compile;
+pub mod device;
+pub mod driver;
+mod modules;
+mod naive;
+mod program;
+mod weights;
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, Program};
+use crate::cache::{Cache, ChunkMemory, DeviceChunk, LayerCache};
+use crate::cpu::CACHE_TYPES;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use device::{Device, Memory, Properties};
+use driver::{Driver, Unavailable};
+use modules::Modules;
+use program::CudaProgram;
+use weights::Weights;
+
+/// A CUDA device as a backend.
+pub struct Cuda {
+    device: Arc<Device>,
+    modules: Arc<Modules>,
+    weights: Weights,
+}
+
+/// What the driver sees: devices, the usable ones and the others.
+///
+/// # Errors
+/// Why there is no CUDA here.
+pub fn devices() -> Result<Vec<Properties>, Unavailable> {
+    let driver = Driver::load()?;
+    let all: Result<Vec<_>> = (0..driver.n_devices()).map(|i| device::properties(&driver, i)).collect();
+    all.map_err(|e| Unavailable::Start(e.to_string()))
+}
+
+impl Cuda {
+    /// Opens a device by its number.
+    ///
+    /// # Errors
+    /// If the kernels do not run on it, or the driver refuses.
+    pub fn open(driver: Arc<Driver>, ordinal: usize) -> Result<Cuda> {
+        let device = Device::open(driver, ordinal)?;
+        Ok(Cuda {
+            modules: Arc::new(Modules::new(device.clone())),
+            weights: Weights::new(device.clone()),
+            device,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+}
+
+impl Backend for Cuda {
+    fn name(&self) -> String {
+        let p = self.device.properties();
+        format!("cuda ({}, device {})", p.name, p.ordinal)
+    }
+
+    fn compile(&self, graph: &Graph, layers: &[LayerCache], max_rows: usize) -> Result<Box<dyn Program>> {
+        for (il, l) in layers.iter().enumerate() {
+            if [l.k_ty, l.v_ty()].iter().any(|t| !CACHE_TYPES.contains(t)) {
+                let (k, v) = (l.k_ty, l.v_ty());
+                return Err(Error::Unsupported(format!(
+                    "layer {il}: a cache of {k} and {v}; known are F32, F16, Q8_0"
+                )));
+            }
+        }
+        let program = CudaProgram::new(&self.device, &self.modules, &self.weights, graph, layers, max_rows)?;
+        Ok(Box::new(program))
+    }
+
+    fn cache(&self, layers: &[LayerCache], capacity: usize) -> Result<Cache> {
+        let memory: Arc<dyn ChunkMemory> = Arc::new(OnDevice(self.device.clone()));
+        Cache::in_memories(layers, capacity, vec![Some(memory)], &vec![0; layers.len()])
+    }
+}
+
+/// Chunks in a device's memory.
+struct OnDevice(Arc<Device>);
+
+impl ChunkMemory for OnDevice {
+    fn allocate(&self, bytes: usize) -> Result<Box<dyn DeviceChunk>> {
+        Ok(Box::new(Chunk { device: self.0.clone(), memory: self.0.zeroed("the key/value cache", bytes)? }))
+    }
+}
+
+struct Chunk {
+    device: Arc<Device>,
+    memory: Memory,
+}
+
+impl DeviceChunk for Chunk {
+    fn address(&self) -> u64 {
+        self.memory.at()
+    }
+
+    fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        self.memory.read(at, to)
+    }
+
+    fn write(&mut self, at: usize, from: &[u8]) -> Result<()> {
+        self.memory.write(at, from)
+    }
+
+    fn duplicate(&self) -> Result<Box<dyn DeviceChunk>> {
+        let memory = self.device.alloc("the key/value cache", self.memory.len())?;
+        memory.copy_from(&self.memory)?;
+        Ok(Box::new(Chunk { device: self.device.clone(), memory }))
+    }
+}
