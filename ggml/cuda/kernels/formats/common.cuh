@@ -1,0 +1,94 @@
+// How blocks of small integers are read, for every format one struct:
+//
+//   BLOCK, BYTES  elements and bytes of a block
+//   SUB           elements that share a scale: 16 or 32
+//   HAS_MIN       whether value = scale * q + min, or just scale * q
+//   BIAS          what unpacked integers are too large by: q = q' - BIAS; q' fits in seven bits where it is not 0
+//   ACT           elements of activations that share a scale: 32 or 256
+//   SPAN          elements that a thread takes at once, in groups of 16: group j of span s is elements offset(s, j) .. + 16
+//   Raw           what load(block, s) reads of a span, which unpack(raw, s, piece) takes apart
+//
+// Loading is apart from unpacking so that the next spans are on their way while one is worked on. If SUB is 32, groups 2i and 2i + 1
+// have the same scale and minimum, number i of the piece; if it is 16 each group has its own. If ACT is 32 groups 2i and 2i + 1 are
+// 32 consecutive elements of one activation block.
+// Scales and minimums are those of src/format/*.rs to the last bit.
+#pragma once
+
+#include "../intrin.cuh"
+
+template <int SPAN, int SUB>
+struct Piece {
+    u32 q[SPAN / 4];
+    float scale[SPAN / SUB];
+    float min[SPAN / SUB];
+};
+
+// N words at an address that is a multiple of ALIGN. Of words that hold no byte of these nothing is read.
+template <int ALIGN, int N>
+DEVICE void load_words(const u8* at, u32 (&w)[N]) {
+    if constexpr (ALIGN >= 16 && N % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < N / 4; i++) {
+            const uint4 v = __ldg(reinterpret_cast<const uint4*>(at) + i);
+            w[4 * i] = v.x, w[4 * i + 1] = v.y, w[4 * i + 2] = v.z, w[4 * i + 3] = v.w;
+        }
+    } else if constexpr (ALIGN >= 8 && N % 2 == 0) {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+            const uint2 v = __ldg(reinterpret_cast<const uint2*>(at) + i);
+            w[2 * i] = v.x, w[2 * i + 1] = v.y;
+        }
+    } else if constexpr (ALIGN >= 4) {
+#pragma unroll
+        for (int i = 0; i < N; i++) w[i] = __ldg(reinterpret_cast<const u32*>(at) + i);
+    } else {
+        // Whole words around them, moved into place.
+        const u32 shift = u32(reinterpret_cast<u64>(at) & 3) * 8;
+        const u32* from = reinterpret_cast<const u32*>(reinterpret_cast<u64>(at) & ~u64(3));
+        u32 low = __ldg(from);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const u32 high = i + 1 < N || shift ? __ldg(from + i + 1) : 0;
+            w[i] = __funnelshift_r(low, high, shift);
+            low = high;
+        }
+    }
+}
+
+DEVICE u32 load_u8(const u8* at) { return __ldg(at); }
+DEVICE u32 load_u16(const u8* at) { return __ldg(reinterpret_cast<const u16*>(at)); }
+DEVICE float load_half(const u8* at) { return half_to_float(u16(load_u16(at))); }
+
+// Bit i of the low four becomes bit 0 of byte i.
+DEVICE u32 spread_bits(u32 bits) { return (bits & 15) * 0x00204081u & 0x01010101u; }
+
+// The low nibbles of four words, then their high ones.
+DEVICE void nibbles(const u32* packed, u32* low, u32* high) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        low[i] = packed[i] & 0x0f0f0f0f;
+        high[i] = packed[i] >> 4 & 0x0f0f0f0f;
+    }
+}
+
+// Sixteen signed bytes, looked up by nibbles: of the eight nibbles of a word the low ones of its bytes, and the high ones.
+struct Table16 {
+    u32 t[4];
+};
+DEVICE u32 look_up_4(const Table16& table, u32 codes) {
+    const u32 in_half = codes & 0x7777;
+    const u32 first = __byte_perm(table.t[0], table.t[1], in_half), second = __byte_perm(table.t[2], table.t[3], in_half);
+    // Byte i of the second where bit 3 of nibble i is set.
+    return __byte_perm(first, second, 0x3210 | (codes & 0x8888) >> 1);
+}
+DEVICE void look_up(const Table16& table, u32 packed, u32& low, u32& high) {
+    const u32 a = look_up_4(table, packed), b = look_up_4(table, packed >> 16);
+    low = __byte_perm(a, b, 0x6420);
+    high = __byte_perm(a, b, 0x7531);
+}
+
+// Four bytes less a bias, for bytes of seven bits.
+template <int BIAS>
+DEVICE u32 less_bias(u32 q) {
+    return BIAS ? ((q | 0x80808080u) - BIAS * 0x01010101u) ^ 0x80808080u : q;
+}
