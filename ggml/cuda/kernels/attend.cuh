@@ -5,6 +5,9 @@
 
 #include "intrin.cuh"
 
+// As DEVICE, of a struct.
+#define METHOD __device__ __forceinline__
+
 #define LOG2_E 1.44269504088896341f
 
 // A number of keys divided into spans: positions in each.
@@ -46,4 +49,26 @@ DEVICE float* attend_partial(const AttendArgs& a, u32 row, u32 head, u32 span) {
 }
 
 // 2^(x - most), 0 where nothing has been seen.
-DEVICE float attend_weight(float x, float most) { return most == -INFINITY ? 0.0f : exp2f(x - most); }
+DEVICE float attend_weight(float x, float most) { return most == -INFINITY ? 0.0f : exp2_fast(x - most); }
+
+// Tensor cores multiply halves exactly and add F32. Numbers that are not halves go in as two, which keep 22 bits of them.
+DEVICE u32 pack_halves(float x, float y) {
+    const __half2 both = __floats2half2_rn(x, y);
+    u32 bits;
+    memcpy(&bits, &both, sizeof bits);
+    return bits;
+}
+DEVICE void split_halves(float x, float y, u32& high, u32& low) {
+    high = pack_halves(x, y);
+    low = pack_halves(x - half_to_float((u16)high), y - half_to_float((u16)(high >> 16)));
+}
+
+// A power of two that brings numbers as large as `most` to 2^14 .. 2^15, where their second halves are precise, and its inverse.
+DEVICE float scale_for_halves(float most, float& inverse) {
+    const u32 exponent = max(15u, __float_as_uint(most) >> 23 & 255);
+    inverse = __uint_as_float((exponent - 14) << 23);
+    return __uint_as_float((268 - exponent) << 23);
+}
+
+// Weights are multiplied by this, for the same reason; so are their sums.
+#define WEIGHT_EXPONENT 14.0f

@@ -1,0 +1,3 @@
+#include "attend_many.cuh"
+
+KERNEL_OCCUPANCY(attend_many_f16_128, ATTEND_THREADS, 2, AttendArgs) { attend_many<128, 128, false>(a); }

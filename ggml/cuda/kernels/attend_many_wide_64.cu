@@ -1,0 +1,3 @@
+#include "attend_many.cuh"
+
+KERNEL_OCCUPANCY(attend_many_wide_64, ATTEND_THREADS, 3, AttendArgs) { attend_many<64, 64, true>(a); }
