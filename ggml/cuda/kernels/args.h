@@ -116,6 +116,13 @@ struct StoreArgs {
     Batch batch;
 };
 
+// add: y += x. Grid ceil(n / 256), rows; 256.
+struct AddArgs {
+    View x;
+    View y;
+    u32 n;
+};
+
 // silu_mul: y = silu(gate) * up, for gates and ups of different formats. Grid ceil(n / 256), rows; 256.
 struct SiluMulArgs {
     View gate;
@@ -256,8 +263,11 @@ struct AttendArgs {
 
 // mla_expand: keys and values of heads first_head .. first_head + n_heads from cached latents, into rows of F32 laid out as a chunk
 // with n_heads heads: keys [k_up c | r], values v_up c, of positions 0 .. n_pos of the sequence whose chunks begin at table0.
-// The chunk c of the expanded rows begins at out + c * out_chunk bytes, keys at 0, values at out_v. Grid ceil(n_pos / 16), n_heads; 128.
-// Matrices are decoded to F32 before: rows k_up[h] are [n_nope, rank] floats, v_up[h] [n_v, rank].
+// The chunk c of the expanded rows begins at out + c * out_chunk bytes, keys at 0, values at out_v.
+// Grid ceil(n_pos / EXPAND_ROWS), ceil((n_nope + n_v) / EXPAND_OUT), n_heads; 128.
+// Matrices are decoded to F32 before: rows k_up[head] are [n_nope, rank] floats, v_up[head] [n_v, rank], of all heads.
+#define EXPAND_ROWS 64
+#define EXPAND_OUT 64
 struct MlaExpandArgs {
     CacheRows latent;  // dim = rank + n_rope
     const u64* chunks;

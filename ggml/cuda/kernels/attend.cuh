@@ -39,6 +39,27 @@ DEVICE float attend_element(const u8* row, u32 type, u32 c) {
     return half_to_float(*(const u16*)block) * (float)((const s8*)block)[2 + c % 32];
 }
 
+// Eight elements from c on, a multiple of 8, of a row of dim; zeros beyond. Rows of floats whose length is a multiple of 4 are aligned.
+DEVICE void read_eight(const u8* row, u32 type, u32 dim, u32 c, float (&x)[8]) {
+    if (type == CACHE_F32 && dim % 4 == 0 && c + 8 <= dim) {
+        const float4 low = *(const float4*)(row + 4 * c), high = *(const float4*)(row + 4 * c + 16);
+        x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+        x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+    } else if (type == CACHE_Q8_0 && c < dim) {
+        const u16* block = (const u16*)(row + c / 32 * 34);
+        const float d = half_to_float(block[0]);
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            const u32 two = block[1 + c % 32 / 2 + i];
+            x[2 * i] = d * (float)(s8)two;
+            x[2 * i + 1] = d * (float)(s8)(two >> 8);
+        }
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) x[i] = c + i < dim ? attend_element(row, type, c + i) : 0.0f;
+    }
+}
+
 DEVICE const float* attend_query(const AttendArgs& a, u32 row, u32 head) {
     return a.q.at + row * a.q.stride + head * a.q.head;
 }

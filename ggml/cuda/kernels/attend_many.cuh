@@ -27,28 +27,6 @@ struct Many {
     u32 q_high[KD / 16][4], q_low[KD / 16][4];
     float acc[VD / 8][4];
 
-    // Eight elements of a row from c on, or zeros.
-    METHOD void read_eight(const CacheRows& rows, u32 pos, u32 c, float (&x)[8]) const {
-        const u8* row = attend_row(a, rows, table, kv, min(pos, n - 1));
-        if (pos < n && rows.type == CACHE_F32 && rows.dim % 4 == 0 && c + 8 <= rows.dim) {
-            const float4 low = *(const float4*)(row + 4 * c), high = *(const float4*)(row + 4 * c + 16);
-            x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
-            x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-        } else if (pos < n && rows.type == CACHE_Q8_0 && c < rows.dim) {
-            const u16* block = (const u16*)(row + c / 32 * 34);
-            const float d = half_to_float(block[0]);
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) {
-                const u32 two = block[1 + c % 32 / 2 + i];
-                x[2 * i] = d * (float)(s8)two;
-                x[2 * i + 1] = d * (float)(s8)(two >> 8);
-            }
-        } else {
-#pragma unroll
-            for (u32 i = 0; i < 8; i++) x[i] = pos < n && c + i < rows.dim ? attend_element(row, rows.type, c + i) : 0.0f;
-        }
-    }
-
     // Rows from `base` on to shared memory. Copies of F16 are asynchronous.
     template <u32 D>
     METHOD void load(const CacheRows& rows, u16* to, u32 base) const {
@@ -62,7 +40,7 @@ struct Many {
             }
             float x[8];
             u32 high[4], low[4];
-            read_eight(rows, pos, c, x);
+            read_eight(attend_row(a, rows, table, kv, min(pos, n - 1)), rows.type, pos < n ? rows.dim : 0, c, x);
 #pragma unroll
             for (u32 w = 0; w < 4; w++) split_halves(x[2 * w], x[2 * w + 1], high[w], low[w]);
             *(uint4*)at = make_uint4(high[0], high[1], high[2], high[3]);

@@ -11,8 +11,10 @@ use super::modules::{Geometry, Kernel};
 use crate::cache::CHUNK;
 use crate::error::Result;
 
-/// Positions that a block expands.
-const POSITIONS: u32 = 16;
+/// Positions that a block expands, and elements of keys and values.
+const POSITIONS: u32 = 64;
+/// See [`POSITIONS`].
+const ELEMENTS: u32 = 64;
 
 /// Bytes that are enough for many heads at a time.
 const ROOM: usize = 256 << 20;
@@ -105,7 +107,7 @@ impl Naive {
                 n_rope: n_rope as u32,
                 n_v: n_v as u32,
             };
-            let grid = [args.n_pos.div_ceil(POSITIONS), n as u32, 1];
+            let grid = [args.n_pos.div_ceil(POSITIONS), (args.n_nope + args.n_v).div_ceil(ELEMENTS), n as u32];
             // SAFETY: the cache has these positions, and the scratch a chunk for each of the cache's with room for `n` heads.
             unsafe { self.expand.launch(Geometry::new(grid, 128), &args)? };
         }
