@@ -224,7 +224,8 @@ struct CombineArgs {
 // rounded up to a multiple of MIN_SPAN. So a row has at most MAX_SPANS spans. n_spans may be any number that no row exceeds: the least
 // one for the longest row, or MAX_SPANS where the launch is recorded for all lengths. attend_few writes partial sums of the spans that a row has.
 // Grid n_spans, ceil(n_head / n_head_kv / HEADS) * n_head_kv, rows; ATTEND_THREADS. The first of these that fits, with its HEADS:
-//   attend_few_latent    F16, k.dim = 576, v.dim = 512, v.row = 0                   16, dynamic shared memory ATTEND_LATENT_SHARED bytes
+//   attend_few_latent_f16   k.dim = 576, v.dim = 512, v.row = 0, k F16              16, dynamic shared memory ATTEND_LATENT_SHARED bytes
+//   attend_few_latent_wide  the same, other types                                   16, as well
 //   attend_few_f16_64    F16, k.dim and v.dim <= 64 and multiples of 8               8
 //   attend_few_f16_128   F16, k.dim and v.dim <= 128 and multiples of 8              8
 //   attend_few_any                                                                   8
@@ -232,6 +233,7 @@ struct CombineArgs {
 //
 // Prompts take attend_many_*: grid ceil(rows / ROWS), n_head; ATTEND_THREADS. Rows of a tile may belong to different sequences.
 // The first of these that fits, with its ROWS:
+//   attend_many_latent_*  as for few rows; grid rows, ceil(n_head / n_head_kv / 16) * n_head_kv, ATTEND_LATENT_SHARED
 //   attend_many_f16_64   k and v F16, k.dim and v.dim <= 64                         64
 //   attend_many_f16_128  k and v F16, k.dim and v.dim <= 128                        64
 //   attend_many_wide_64  k.dim and v.dim <= 64                                      64
@@ -242,7 +244,7 @@ struct CombineArgs {
 #define MIN_SPAN 64
 #define ATTEND_HEADS 8
 #define ATTEND_LATENT_HEADS 16
-#define ATTEND_LATENT_SHARED 83968
+#define ATTEND_LATENT_SHARED 84992
 #define ATTEND_ROWS 64
 #define ATTEND_ANY_ROWS 8
 #define ATTEND_THREADS 128

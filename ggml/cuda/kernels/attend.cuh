@@ -84,6 +84,15 @@ DEVICE void split_halves(float x, float y, u32& high, u32& low) {
     low = pack_halves(x - half_to_float((u16)high), y - half_to_float((u16)(high >> 16)));
 }
 
+// Eight elements as halves to shared memory, at addresses of 16 bytes.
+DEVICE void store_eight(const float (&x)[8], u16* high, u16* low) {
+    u32 h[4], l[4];
+#pragma unroll
+    for (u32 w = 0; w < 4; w++) split_halves(x[2 * w], x[2 * w + 1], h[w], l[w]);
+    *(uint4*)high = make_uint4(h[0], h[1], h[2], h[3]);
+    *(uint4*)low = make_uint4(l[0], l[1], l[2], l[3]);
+}
+
 // A power of two that brings numbers as large as `most` to 2^14 .. 2^15, where their second halves are precise, and its inverse.
 DEVICE float scale_for_halves(float most, float& inverse) {
     const u32 exponent = max(15u, __float_as_uint(most) >> 23 & 255);

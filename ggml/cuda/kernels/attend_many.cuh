@@ -39,12 +39,12 @@ struct Many {
                 continue;
             }
             float x[8];
-            u32 high[4], low[4];
             read_eight(attend_row(a, rows, table, kv, min(pos, n - 1)), rows.type, pos < n ? rows.dim : 0, c, x);
-#pragma unroll
-            for (u32 w = 0; w < 4; w++) split_halves(x[2 * w], x[2 * w + 1], high[w], low[w]);
-            *(uint4*)at = make_uint4(high[0], high[1], high[2], high[3]);
-            if (WIDE) *(uint4*)(at + KEYS * ROW) = make_uint4(low[0], low[1], low[2], low[3]);
+            if (WIDE) {
+                store_eight(x, at, at + KEYS * ROW);
+            } else {
+                *(uint4*)at = make_uint4(pack_halves(x[0], x[1]), pack_halves(x[2], x[3]), pack_halves(x[4], x[5]), pack_halves(x[6], x[7]));
+            }
         }
         cp_async_commit();
     }

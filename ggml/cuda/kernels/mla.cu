@@ -13,15 +13,6 @@ struct ExpandTile {
     u16 half[2][EXPAND_ROWS * ROW];
 };
 
-// The thread's part of a tile: elements 8 i .. of row r.
-DEVICE void expand_split(ExpandTile& tile, u32 r, u32 i, const float (&x)[8], float scale) {
-    u32 high[4], low[4];
-#pragma unroll
-    for (u32 w = 0; w < 4; w++) split_halves(x[2 * w] * scale, x[2 * w + 1] * scale, high[w], low[w]);
-    *(uint4*)&tile.half[0][r * ROW + 8 * i] = make_uint4(high[0], high[1], high[2], high[3]);
-    *(uint4*)&tile.half[1][r * ROW + 8 * i] = make_uint4(low[0], low[1], low[2], low[3]);
-}
-
 DEVICE const u8* expand_latent(const MlaExpandArgs& a, u32 pos) {
     const u8* chunk = (const u8*)__ldg(a.chunks + a.table0 + pos / CHUNK);
     return chunk + a.latent.offset + (u64)(pos % CHUNK) * a.latent.row;
@@ -60,8 +51,11 @@ KERNEL_OCCUPANCY(mla_expand, 128, 4, MlaExpandArgs) {
         __syncthreads();
 #pragma unroll
         for (u32 i = 0; i < 2; i++) {
-            expand_split(tiles[0], r0 + 32 * i, unit, x[0][i], 1.0f);
-            expand_split(tiles[1], r0 + 32 * i, unit, x[1][i], UP);
+            const u32 at = (r0 + 32 * i) * ROW + 8 * unit;
+#pragma unroll
+            for (u32 c = 0; c < 8; c++) x[1][i][c] *= UP;
+            store_eight(x[0][i], &tiles[0].half[0][at], &tiles[0].half[1][at]);
+            store_eight(x[1][i], &tiles[1].half[0][at], &tiles[1].half[1][at]);
         }
         __syncthreads();
 #pragma unroll

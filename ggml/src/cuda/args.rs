@@ -9,7 +9,7 @@ macro_rules! args {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ty),* $(,)? })*) => {$(
         $(#[$doc])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug)]
+        #[derive(Clone, Copy, Debug, PartialEq)]
         pub(super) struct $name { $(pub $field: $ty),* }
 
         impl Args for $name {}
@@ -34,6 +34,7 @@ args! {
     RopeTableArgs { pos: DevicePtr, freqs: DevicePtr, y: View, pairs: u32, scale: f32 }
     RopeArgs { x: Heads, y: Heads, table: View, pairs: u32, width: u32, halves: u32 }
     StoreArgs { x: Heads, to: CacheRows, batch: Batch }
+    AddArgs { x: View, y: View, n: u32 }
     SiluMulArgs { gate: View, up: View, y: View, n: u32 }
     MatvecArgs {
         w: DevicePtr,
@@ -138,7 +139,7 @@ pub(super) const MIN_SPAN: u32 = 64;
 /// Heads of a block of `attend_few`, and of its form for latents, with the shared memory that that asks for.
 pub(super) const ATTEND_HEADS: u32 = 8;
 pub(super) const ATTEND_LATENT_HEADS: u32 = 16;
-pub(super) const ATTEND_LATENT_SHARED: u32 = 83_968;
+pub(super) const ATTEND_LATENT_SHARED: u32 = 84_992;
 /// Rows of a tile of `attend_many`, and of its form for any dimensions.
 pub(super) const ATTEND_ROWS: u32 = 64;
 pub(super) const ATTEND_ANY_ROWS: u32 = 8;

@@ -37,32 +37,67 @@ impl Shape {
         self.k_dim <= k && self.v_dim <= v
     }
 
-    /// The kernel for few rows, its heads of a block, and its shared memory.
-    fn few(&self) -> (&'static str, u32, u32) {
-        let f16 = self.types == (GgmlType::F16, GgmlType::F16);
+    fn is_f16(&self) -> bool {
+        self.types == (GgmlType::F16, GgmlType::F16)
+    }
+
+    /// Rows of MLA's absorbed form.
+    fn is_latent(&self) -> bool {
+        self.prefix && (self.k_dim, self.v_dim) == (576, 512)
+    }
+
+    /// The kernel for few rows.
+    fn few(&self) -> Variant {
         let eights = self.k_dim.is_multiple_of(8) && self.v_dim.is_multiple_of(8);
-        if f16 && self.prefix && (self.k_dim, self.v_dim) == (576, 512) {
-            ("attend_few_latent", ATTEND_LATENT_HEADS, ATTEND_LATENT_SHARED)
-        } else if f16 && eights && self.dims_within(64, 64) {
-            ("attend_few_f16_64", ATTEND_HEADS, 0)
-        } else if f16 && eights && self.dims_within(128, 128) {
-            ("attend_few_f16_128", ATTEND_HEADS, 0)
-        } else {
-            ("attend_few_any", ATTEND_HEADS, 0)
+        match self {
+            s if s.is_latent() && s.is_f16() => Variant::latent("attend_few_latent_f16"),
+            s if s.is_latent() => Variant::latent("attend_few_latent_wide"),
+            s if s.is_f16() && eights && s.dims_within(64, 64) => Variant::few("attend_few_f16_64"),
+            s if s.is_f16() && eights && s.dims_within(128, 128) => Variant::few("attend_few_f16_128"),
+            _ => Variant::few("attend_few_any"),
         }
     }
 
-    /// The kernel for prompts, and its rows of a tile.
-    fn many(&self) -> (&'static str, u32) {
-        let f16 = self.types == (GgmlType::F16, GgmlType::F16);
+    /// The kernel for prompts.
+    fn many(&self) -> Variant {
         match self {
-            s if f16 && s.dims_within(64, 64) => ("attend_many_f16_64", ATTEND_ROWS),
-            s if f16 && s.dims_within(128, 128) => ("attend_many_f16_128", ATTEND_ROWS),
-            s if s.dims_within(64, 64) => ("attend_many_wide_64", ATTEND_ROWS),
-            s if s.dims_within(128, 128) => ("attend_many_wide_128", ATTEND_ROWS),
-            s if s.dims_within(192, 128) => ("attend_many_wide_192", ATTEND_ROWS),
-            _ => ("attend_many_any", ATTEND_ANY_ROWS),
+            s if s.is_latent() && s.is_f16() => Variant::latent("attend_many_latent_f16"),
+            s if s.is_latent() => Variant::latent("attend_many_latent_wide"),
+            s if s.is_f16() && s.dims_within(64, 64) => Variant::many("attend_many_f16_64", ATTEND_ROWS),
+            s if s.is_f16() && s.dims_within(128, 128) => Variant::many("attend_many_f16_128", ATTEND_ROWS),
+            s if s.dims_within(64, 64) => Variant::many("attend_many_wide_64", ATTEND_ROWS),
+            s if s.dims_within(128, 128) => Variant::many("attend_many_wide_128", ATTEND_ROWS),
+            s if s.dims_within(192, 128) => Variant::many("attend_many_wide_192", ATTEND_ROWS),
+            _ => Variant::many("attend_many_any", ATTEND_ANY_ROWS),
         }
+    }
+}
+
+/// A kernel of attention, the rows and heads of its blocks, and their dynamic shared memory.
+#[derive(Clone, Copy)]
+struct Variant {
+    name: &'static str,
+    rows: u32,
+    heads: u32,
+    shared: u32,
+}
+
+impl Variant {
+    fn few(name: &'static str) -> Self {
+        Variant { name, rows: 1, heads: ATTEND_HEADS, shared: 0 }
+    }
+
+    fn many(name: &'static str, rows: u32) -> Self {
+        Variant { name, rows, heads: 1, shared: 0 }
+    }
+
+    fn latent(name: &'static str) -> Self {
+        Variant { name, rows: 1, heads: ATTEND_LATENT_HEADS, shared: ATTEND_LATENT_SHARED }
+    }
+
+    /// Blocks for all heads.
+    fn blocks(&self, args: &AttendArgs) -> u32 {
+        (args.n_head / args.n_head_kv).div_ceil(self.heads) * args.n_head_kv
     }
 }
 
@@ -82,13 +117,15 @@ impl Attend {
     unsafe fn launch(&self, l: &Launcher<'_>, args: AttendArgs) -> Result<()> {
         let (rows, n_head) = (args.n_rows, args.n_head);
         if l.n_rows.0 > FEW {
-            let grid = [rows.div_ceil(self.shape.many().1), n_head, 1];
+            let many = self.shape.many();
+            let grid = [rows.div_ceil(many.rows), many.blocks(&args), 1];
+            let geometry = Geometry { grid, threads: ATTEND_THREADS, shared: many.shared };
             // SAFETY: as the caller says.
-            return unsafe { self.many.launch(Geometry::new(grid, ATTEND_THREADS), &args) };
+            return unsafe { self.many.launch(geometry, &args) };
         }
-        let (_, heads, shared) = self.shape.few();
-        let blocks = (n_head / args.n_head_kv).div_ceil(heads) * args.n_head_kv;
-        let geometry = Geometry { grid: [args.n_spans, blocks, rows], threads: ATTEND_THREADS, shared };
+        let few = self.shape.few();
+        let grid = [args.n_spans, few.blocks(&args), rows];
+        let geometry = Geometry { grid, threads: ATTEND_THREADS, shared: few.shared };
         // SAFETY: as the caller says.
         unsafe { self.few.launch(geometry, &args)? };
         // SAFETY: as the caller says.
@@ -135,10 +172,13 @@ impl Compiler<'_> {
                 "heads of {k_dim} and {v_dim} elements; CUDA attends to up to {ATTEND_DIM}"
             )));
         }
-        let (few, _, shared) = shape.few();
-        let few: Kernel<AttendArgs> = self.kernel(few)?;
-        few.allow_shared(shared)?;
-        Ok(Attend { few, merge: self.kernel("attend_merge")?, many: self.kernel(shape.many().0)?, shape })
+        let kernel = |v: Variant| -> Result<Kernel<AttendArgs>> {
+            let kernel = self.kernel(v.name)?;
+            kernel.allow_shared(v.shared)?;
+            Ok(kernel)
+        };
+        let (few, many) = (kernel(shape.few())?, kernel(shape.many())?);
+        Ok(Attend { few, merge: self.kernel("attend_merge")?, many, shape })
     }
 
     /// Room for the partial sums of few rows.
@@ -235,4 +275,3 @@ fn attend_args(
         scale,
     }
 }
-
