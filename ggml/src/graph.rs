@@ -312,6 +312,11 @@ impl Graph {
         self.bufs[buf.0 as usize].width
     }
 
+    /// Widths of all buffers that have a row a token.
+    pub fn widths(&self) -> impl Iterator<Item = usize> {
+        self.bufs.iter().filter(|b| b.rows == Rows::Tokens).map(|b| b.width)
+    }
+
     /// What the rows of a buffer are.
     pub fn rows(&self, buf: BufId) -> Rows {
         self.bufs[buf.0 as usize].rows

@@ -14,6 +14,7 @@
 //! | [`cache`] | the key/value cache: chunks of rows behind a table |
 //! | [`backend`] | what runs a graph |
 //! | [`cpu`], [`cuda`] | the backends |
+//! | [`hybrid`] | backends that share a graph |
 
 pub mod act;
 mod arena;
@@ -25,6 +26,7 @@ pub mod error;
 pub mod format;
 pub mod gguf;
 pub mod graph;
+pub mod hybrid;
 pub mod memory;
 pub mod ops;
 pub mod reference;

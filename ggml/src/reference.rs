@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::act::{self, ActFormat, Q8Rows, SUM};
-use crate::backend::{Backend, Program};
+use crate::backend::{Backend, Program, Share, check_values};
 use crate::cache::{Cache, LayerCache};
 use crate::error::{Error, Result};
 use crate::format::{GgmlType, dot_f32, dot_q8};
@@ -28,11 +28,20 @@ impl Backend for Reference {
         "scalar reference".into()
     }
 
-    fn compile(&self, graph: &Graph, _layers: &[LayerCache], _max_rows: usize) -> Result<Box<dyn Program>> {
+    fn compile_share(
+        &self,
+        graph: &Graph,
+        _layers: &[LayerCache],
+        _max_rows: usize,
+        share: &Share,
+    ) -> Result<Box<dyn Program>> {
         Ok(Box::new(Interpreter {
             graph: graph.clone(),
+            parts: share.parts.clone(),
             f32_activations: self.f32_activations,
+            batch: vec![],
             bufs: vec![],
+            sels: vec![],
             tallies: graph.tallies.iter().map(|t| Tally::new(*t)).collect(),
         }))
     }
@@ -40,43 +49,51 @@ impl Backend for Reference {
 
 struct Interpreter {
     graph: Graph,
+    parts: Vec<Vec<usize>>,
     f32_activations: bool,
+    batch: Vec<Row>,
     bufs: Vec<Vec<f32>>,
+    sels: Vec<Vec<(u32, f32)>>,
     tallies: Vec<Tally>,
 }
 
 impl Program for Interpreter {
-    fn run(&mut self, batch: &[Row], cache: &mut Cache, inputs: &[(BufId, &[f32])]) -> Result<()> {
+    fn begin(&mut self, batch: &[Row], _cache: &Cache) -> Result<()> {
         check_tokens(&self.graph, batch)?;
         let n_outputs = batch.iter().filter(|r| r.output).count();
         let rows = |r: Rows| if r == Rows::Tokens { batch.len() } else { n_outputs };
         self.bufs = self.graph.bufs.iter().map(|b| vec![0.0; b.width * rows(b.rows)]).collect();
-        for (id, values) in inputs {
-            let buf = &mut self.bufs[id.0 as usize];
-            if values.len() != buf.len() {
-                return Err(Error::Batch(format!(
-                    "an input of {} values where {} fit",
-                    values.len(),
-                    buf.len()
-                )));
-            }
-            buf.copy_from_slice(values);
-        }
-        let sels = self.graph.sels.iter().map(|n| vec![(0, 0.0); n * batch.len()]).collect();
+        self.sels = self.graph.sels.iter().map(|n| vec![(0, 0.0); n * batch.len()]).collect();
+        self.batch = batch.to_vec();
+        Ok(())
+    }
+
+    fn write(&mut self, buf: BufId, values: &[f32]) -> Result<()> {
+        let buf = &mut self.bufs[buf.0 as usize];
+        check_values(values.len(), buf.len())?;
+        buf.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn run_part(&mut self, part: usize, cache: &mut Cache) -> Result<()> {
         let mut machine = Machine {
             graph: &self.graph,
             bufs: std::mem::take(&mut self.bufs),
-            sels,
-            batch,
+            sels: std::mem::take(&mut self.sels),
+            batch: &self.batch,
             cache,
             tallies: &mut self.tallies,
             f32_activations: self.f32_activations,
         };
-        for op in self.graph.ops() {
-            op.operation().reference(&mut machine);
+        for &op in &self.parts[part] {
+            self.graph.ops()[op].operation().reference(&mut machine);
         }
-        self.bufs = machine.bufs;
+        (self.bufs, self.sels) = (machine.bufs, machine.sels);
         Ok(())
+    }
+
+    fn n_parts(&self) -> usize {
+        self.parts.len()
     }
 
     fn read(&self, buf: BufId) -> Result<Vec<f32>> {

@@ -85,6 +85,7 @@ impl StepCost {
             // No weights, or what belongs to attention.
             Op::SumSquares(_)
             | Op::SelectOutputs(_)
+            | Op::Add(_)
             | Op::RopeTable(_)
             | Op::Rope(_)
             | Op::StoreKv(_)

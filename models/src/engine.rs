@@ -76,7 +76,7 @@ impl Engine {
     pub fn new(model: Arc<Model>, backend: Arc<dyn Backend>, options: EngineOptions) -> Result<Engine> {
         let default = model.default_cache_type();
         let layers = model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default));
-        let cache = Cache::new(&layers, options.n_ctx)?;
+        let cache = backend.cache(&layers, options.n_ctx)?;
         Ok(Engine { model, backend, options, layers, cache, watch: Watch::Nothing, programs: vec![] })
     }
 

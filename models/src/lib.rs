@@ -20,6 +20,7 @@ pub mod generate;
 pub mod loader;
 pub mod memory;
 pub mod model;
+pub mod placement;
 pub mod reasoning;
 pub mod record;
 pub mod rope;

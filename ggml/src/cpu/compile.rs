@@ -12,15 +12,19 @@ use super::steps::matrix::{GateUpStep, HeadLinearStep, Input, LinearStep, Part};
 use super::steps::mla::NaiveHeads;
 use super::steps::rows::{Choose, Norm, Quantize};
 use crate::act::ActFormat;
+use crate::backend::Share;
 use crate::cache::{LayerCache, ValueRows};
 use crate::graph::{Graph, Heads, Stack, View, WeightId};
 use crate::ops::{Access, Attention, Experts, GateUp, HeadLinear, Linear, Op, Operation};
 
-/// Compiles a graph for batches of up to `max_rows` rows over a cache with these layers.
-pub(super) fn compile(graph: &Graph, layers: &[LayerCache], max_rows: usize) -> Plan {
+/// Compiles a share of a graph for batches of up to `max_rows` rows over a cache with these layers.
+pub(super) fn compile(graph: &Graph, layers: &[LayerCache], max_rows: usize, share: &Share) -> Plan {
     let mut c = Compiler { p: Planner::new(graph, max_rows), graph, layers };
-    graph.ops().iter().for_each(|op| c.op(op));
-    c.p.finish()
+    for part in &share.parts {
+        c.p.part();
+        part.iter().for_each(|&op| c.op(&graph.ops()[op]));
+    }
+    c.p.finish(&share.seams)
 }
 
 struct Compiler<'g> {
@@ -34,6 +38,7 @@ impl Compiler<'_> {
         let uses = self.uses(op.operation());
         match op {
             Op::Embed(o) => self.p.row_step(self.graph.rows(o.y.buf), o.clone(), uses),
+            Op::Add(o) => self.p.row_step(self.graph.rows(o.y.buf), *o, uses),
             Op::SelectOutputs(o) => self.p.row_step(self.graph.rows(o.y.buf), o.clone(), uses),
             Op::RmsNorm(o) => {
                 let weight = self.floats(o.weight);

@@ -22,7 +22,7 @@ use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Program};
+use crate::backend::{Backend, Program, Share, check_rows, check_values};
 use crate::cache::{Cache, LayerCache};
 use crate::error::{Error, Result};
 use crate::graph::{BufId, Graph, Row, Rows, Tally, TallyId};
@@ -72,7 +72,13 @@ impl Backend for Cpu {
         format!("cpu ({}, {} threads)", self.kernels.isa().name(), self.pool.n_threads())
     }
 
-    fn compile(&self, graph: &Graph, layers: &[LayerCache], max_rows: usize) -> Result<Box<dyn Program>> {
+    fn compile_share(
+        &self,
+        graph: &Graph,
+        layers: &[LayerCache],
+        max_rows: usize,
+        share: &Share,
+    ) -> Result<Box<dyn Program>> {
         for (il, l) in layers.iter().enumerate() {
             if [l.k_ty, l.v_ty()].iter().any(|t| !CACHE_TYPES.contains(t)) {
                 let (k, v) = (l.k_ty, l.v_ty());
@@ -81,7 +87,7 @@ impl Backend for Cpu {
                 )));
             }
         }
-        let plan = compile::compile(graph, layers, max_rows);
+        let plan = compile::compile(graph, layers, max_rows, share);
         let memory = |what, bytes| AlignedBuf::huge(bytes).ok_or(Error::OutOfMemory { what, bytes });
         let arena = memory("activations", 4 * plan.arena)?;
         let scratch: Result<Vec<_>> = (0..self.pool.n_threads())
@@ -96,7 +102,8 @@ impl Backend for Cpu {
             pool: self.pool.clone(),
             kernels: self.kernels,
             max_rows,
-            n_rows: (0, 0),
+            batch: vec![],
+            outputs: vec![],
         }))
     }
 }
@@ -120,35 +127,42 @@ struct CpuProgram {
     pool: Arc<Pool>,
     kernels: &'static Kernels,
     max_rows: usize,
-    /// Tokens and outputs of the latest run.
-    n_rows: (usize, usize),
+    /// The latest batch, and its rows whose output is wanted.
+    batch: Vec<Row>,
+    outputs: Vec<usize>,
 }
 
 impl CpuProgram {
-    fn buffer(&self, buf: BufId, n_rows: (usize, usize)) -> Result<(*mut f32, usize)> {
+    fn buffer(&self, buf: BufId) -> Result<(*mut f32, usize)> {
         let b = self.graph.bufs.get(buf.0 as usize).ok_or_else(|| Error::Batch("no such buffer".into()))?;
-        let rows = if b.rows == Rows::Tokens { n_rows.0 } else { n_rows.1 };
+        let rows = if b.rows == Rows::Tokens { self.batch.len() } else { self.outputs.len() };
         let at = self.arena.as_ptr().cast::<f32>().wrapping_add(self.plan.offsets[buf.0 as usize]);
         Ok((at, rows * b.width))
     }
 }
 
 impl Program for CpuProgram {
-    fn run(&mut self, batch: &[Row], cache: &mut Cache, inputs: &[(BufId, &[f32])]) -> Result<()> {
-        if batch.len() > self.max_rows || batch.is_empty() {
-            return Err(Error::Batch(format!("{} rows where 1 to {} fit", batch.len(), self.max_rows)));
-        }
+    fn begin(&mut self, batch: &[Row], _cache: &Cache) -> Result<()> {
+        check_rows(batch.len(), self.max_rows)?;
         check_tokens(&self.graph, batch)?;
-        let outputs: Vec<usize> = (0..batch.len()).filter(|&i| batch[i].output).collect();
-        self.n_rows = (batch.len(), outputs.len());
-        for (buf, values) in inputs {
-            let (at, len) = self.buffer(*buf, self.n_rows)?;
-            if values.len() != len {
-                return Err(Error::Batch(format!("an input of {} values where {len} fit", values.len())));
-            }
-            // SAFETY: the buffer has room for `len` values, and nothing runs now.
-            unsafe { at.copy_from_nonoverlapping(values.as_ptr(), len) };
-        }
+        self.batch = batch.to_vec();
+        self.outputs = (0..batch.len()).filter(|&i| batch[i].output).collect();
+        Ok(())
+    }
+
+    fn write(&mut self, buf: BufId, values: &[f32]) -> Result<()> {
+        let (at, len) = self.buffer(buf)?;
+        check_values(values.len(), len)?;
+        // SAFETY: the buffer has room for `len` values, and nothing runs now.
+        unsafe { at.copy_from_nonoverlapping(values.as_ptr(), len) };
+        Ok(())
+    }
+
+    fn n_parts(&self) -> usize {
+        self.plan.parts.len()
+    }
+
+    fn run_part(&mut self, part: usize, cache: &mut Cache) -> Result<()> {
         let tally = |(t, shape): (&mut Tally, _)| {
             let (sums, counts) = (t.sums.as_mut_ptr(), t.counts.as_mut_ptr());
             TallyPtr { shape, sums, counts }
@@ -157,8 +171,8 @@ impl Program for CpuProgram {
             self.tallies.iter_mut().zip(self.graph.tallies.iter().copied()).map(tally).collect();
         let exec = Exec {
             graph: &self.graph,
-            batch,
-            outputs: &outputs,
+            batch: &self.batch,
+            outputs: &self.outputs,
             cache,
             kernels: self.kernels,
             arena: self.arena.as_ptr().cast(),
@@ -167,7 +181,7 @@ impl Program for CpuProgram {
             first_sel: self.plan.first_sel,
             tallies: &tallies,
         };
-        let (scratch, phases) = (&self.scratch, &self.plan.phases);
+        let (scratch, phases) = (&self.scratch, &self.plan.phases[self.plan.parts[part].clone()]);
         self.pool.run(&|worker| {
             // SAFETY: this thread alone has this number.
             let memory = unsafe { &mut *scratch[worker.id()].0.get() }.as_mut_slice();
@@ -179,7 +193,7 @@ impl Program for CpuProgram {
     }
 
     fn read(&self, buf: BufId) -> Result<Vec<f32>> {
-        let (at, len) = self.buffer(buf, self.n_rows)?;
+        let (at, len) = self.buffer(buf)?;
         // SAFETY: the buffer has room for the rows of the latest run, and nothing runs while `self` is borrowed.
         Ok(unsafe { std::slice::from_raw_parts(at, len) }.to_vec())
     }

@@ -8,10 +8,13 @@
 //! The same reads and writes give the life of every buffer, and with it a place in one arena where buffers whose
 //! lives do not overlap share memory. Every buffer has room for `max_rows` rows, so places do not depend on the batch.
 
+use std::ops::Range;
+
 use super::exec::{Exec, RegionId, Scratch, Slot};
 use super::steps::matrix::Input;
 use crate::act::ActFormat;
 use crate::arena::{Life, place};
+use crate::backend::Seam;
 use crate::graph::{Graph, Rows, TallyId, View};
 use crate::ops::Access;
 
@@ -160,6 +163,8 @@ pub(super) struct Planner<'g> {
     regions: Vec<usize>,
     first_sel: usize,
     phases: Vec<Phase>,
+    /// First phase of each part.
+    parts: Vec<usize>,
     /// Phase of the latest split step.
     last_split: usize,
     /// Views that have been quantized and not written since.
@@ -171,6 +176,8 @@ pub(super) struct Planner<'g> {
 /// Phases and the arena they work in.
 pub(super) struct Plan {
     pub phases: Vec<Phase>,
+    /// Phases of each part.
+    pub parts: Vec<Range<usize>>,
     pub offsets: Vec<usize>,
     pub first_sel: usize,
     /// Floats of the arena.
@@ -190,10 +197,17 @@ impl<'g> Planner<'g> {
             regions,
             first_sel,
             phases: vec![],
+            parts: vec![],
             last_split: 0,
             quantized: vec![],
             gathered: vec![],
         }
+    }
+
+    /// Begins a part: what comes now runs after all that came before, and others may have written buffers meanwhile.
+    pub fn part(&mut self) {
+        self.parts.push(self.phases.len());
+        self.quantized.clear();
     }
 
     /// A new region of so many floats.
@@ -289,8 +303,8 @@ impl<'g> Planner<'g> {
     /// The first phase that a step can be in, made if need be: behind the last one that it conflicts with, or in that one if
     /// the conflict is with the chain that it would join.
     fn earliest(&mut self, uses: &Uses, chain: Option<Rows>) -> usize {
-        let mut phase = 0;
-        for (i, p) in self.phases.iter().enumerate().rev() {
+        let mut phase = self.parts.last().copied().unwrap_or(0);
+        for (i, p) in self.phases.iter().enumerate().skip(phase).rev() {
             let tokens = p.tokens.uses.conflicts(uses);
             let outputs = p.outputs.uses.conflicts(uses);
             let (same, other) = match chain {
@@ -314,15 +328,18 @@ impl<'g> Planner<'g> {
     }
 
     /// Places the regions and hands out the plan.
-    pub fn finish(self) -> Plan {
-        let lives = self.lives();
+    pub fn finish(self, seams: &[Seam]) -> Plan {
+        let ends = self.parts.iter().skip(1).copied().chain([self.phases.len()]);
+        let parts: Vec<_> = self.parts.iter().zip(ends).map(|(first, end)| *first..end).collect();
+        let lives = self.lives(&parts, seams);
         let (offsets, arena) = place(&self.regions, &lives);
         let scratch = self.phases.iter().map(|p| p.scratch(self.max_rows)).max().unwrap_or(0);
-        Plan { phases: self.phases, offsets, first_sel: self.first_sel, arena, scratch }
+        Plan { phases: self.phases, parts, offsets, first_sel: self.first_sel, arena, scratch }
     }
 
-    /// First and last phase of each region; inputs live from the start, outputs to the end.
-    fn lives(&self) -> Vec<Life> {
+    /// First and last phase of each region; inputs live from the start, outputs to the end, what others write or read from or
+    /// to the part beside which they do.
+    fn lives(&self, parts: &[Range<usize>], seams: &[Seam]) -> Vec<Life> {
         let mut lives: Vec<Life> = vec![None; self.regions.len()];
         let mut touch = |r: RegionId, p: usize| {
             let life = lives[r.0].get_or_insert((p, p));
@@ -334,6 +351,13 @@ impl<'g> Planner<'g> {
         }
         self.graph.inputs.iter().for_each(|b| touch(RegionId(b.0 as usize), 0));
         self.graph.outputs.iter().for_each(|b| touch(RegionId(b.0 as usize), usize::MAX));
+        for seam in seams {
+            let phase = match *seam {
+                Seam::Before(part, _) => parts[part].start,
+                Seam::After(part, _) => parts[part].end.saturating_sub(1),
+            };
+            touch(RegionId(seam.buf().0 as usize), phase);
+        }
         lives
     }
 }

@@ -9,6 +9,7 @@ mod experts;
 mod matrix;
 mod rows;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 pub(super) use attention::cache_type;
@@ -20,6 +21,7 @@ use super::modules::{Kernel, Modules};
 use super::weights::Weights;
 use crate::act::{ActFormat, SUM};
 use crate::arena::Life;
+use crate::backend::{Seam, Share};
 use crate::cache::LayerCache;
 use crate::error::Result;
 use crate::graph::{BufId, Graph, Heads, Rows, SelId, Stack, View, WeightId};
@@ -55,10 +57,12 @@ pub(super) struct Slot {
 /// What a compiled graph is.
 pub(super) struct Plan {
     pub steps: Vec<Step>,
+    /// Steps of each part.
+    pub parts: Vec<Range<usize>>,
     pub regions: Vec<Region>,
     pub lives: Vec<Life>,
     /// Weights and constants that the steps name.
-    pub keep: Vec<Arc<Memory>>,
+    pub _keep: Vec<Arc<Memory>>,
     /// Sums and counts of each tally.
     pub tallies: Vec<(Memory, Memory)>,
     /// Whether the batches of few rows may be captured: all that changes between them lies in device memory.
@@ -148,11 +152,14 @@ pub(super) struct Compiler<'g> {
     sels: Vec<(RegionId, RegionId)>,
     /// Heads that have been quantized and not been written since.
     quantized: Vec<(Heads, Slot)>,
-    /// The operation that is being compiled.
-    op: usize,
+    /// Where in the share the operation is that is being compiled: its part, and its place in it.
+    part: (usize, usize),
+    /// Operations before it.
+    step: usize,
+    share: &'g Share,
 }
 
-/// Compiles a graph over a cache with these layers.
+/// Compiles a share of a graph over a cache with these layers.
 ///
 /// # Errors
 /// If an operation has no kernel, or the device has no room for a weight.
@@ -161,9 +168,10 @@ pub(super) fn compile(
     layers: &[LayerCache],
     modules: &Modules,
     weights: &Weights,
+    share: &Share,
 ) -> Result<Plan> {
-    let buf = |b: &crate::graph::Buf| Region { rows: b.rows, per_row: b.width, fixed: 0 };
-    let regions: Vec<Region> = graph.bufs.iter().map(buf).collect();
+    let region = |b: &crate::graph::Buf| Region { rows: b.rows, per_row: b.width, fixed: 0 };
+    let regions: Vec<Region> = graph.bufs.iter().map(region).collect();
     let mut c = Compiler {
         graph,
         layers,
@@ -177,7 +185,9 @@ pub(super) fn compile(
         capturable: true,
         sels: vec![],
         quantized: vec![],
-        op: 0,
+        part: (0, 0),
+        step: 0,
+        share,
     };
     for &n_used in &graph.sels {
         let mut pairs = || c.region(Rows::Tokens, n_used, 0);
@@ -188,13 +198,30 @@ pub(super) fn compile(
         let sums = weights.zeroed("sums of activations", 8 * t.groups * t.width)?;
         c.tallies.push((sums, weights.zeroed("counts of activations", 8 * t.groups)?));
     }
-    for (i, op) in graph.ops().iter().enumerate() {
-        c.op = i;
-        c.compile(op)?;
+    let mut parts = vec![];
+    for (p, part) in share.parts.iter().enumerate() {
+        // Others may have written buffers meanwhile.
+        c.quantized.clear();
+        let (first, first_op) = (c.steps.len(), c.step);
+        for (i, &op) in part.iter().enumerate() {
+            c.part = (p, i);
+            c.compile(&graph.ops()[op])?;
+            c.uses(&graph.ops()[op]);
+            c.step += 1;
+        }
+        parts.push(first..c.steps.len());
+        for seam in &share.seams {
+            match *seam {
+                Seam::Before(part, b) if part == p => c.touch_from(buf(b), first_op),
+                Seam::After(part, b) if part == p => c.touch_from(buf(b), c.step.saturating_sub(1)),
+                _ => {}
+            }
+        }
     }
-    c.lives();
+    graph.inputs.iter().for_each(|b| c.touch_from(buf(*b), 0));
+    graph.outputs.iter().for_each(|b| c.touch_from(buf(*b), usize::MAX));
     let Compiler { steps, regions, lives, keep, tallies, capturable, .. } = c;
-    Ok(Plan { steps, regions, lives, keep, tallies, capturable })
+    Ok(Plan { steps, parts, regions, lives, _keep: keep, tallies, capturable })
 }
 
 impl Compiler<'_> {
@@ -205,6 +232,7 @@ impl Compiler<'_> {
         match op {
             Op::Embed(o) => self.embed(o),
             Op::SelectOutputs(o) => self.select_outputs(o),
+            Op::Add(o) => self.add(o),
             Op::RmsNorm(o) => self.norm(o),
             Op::RopeTable(o) => self.rope_table(o),
             Op::Rope(o) => self.rope(o),
@@ -229,24 +257,17 @@ impl Compiler<'_> {
 
     /// Says that the operation at hand needs a region.
     fn touch(&mut self, region: RegionId) {
-        let life = self.lives[region.0].get_or_insert((self.op, self.op));
-        life.1 = self.op;
+        self.touch_from(region, self.step);
     }
 
-    /// Lives of the recorder's buffers and selections, from what operations say they use.
-    fn lives(&mut self) {
-        let graph = self.graph;
-        for (i, op) in graph.ops().iter().enumerate() {
-            self.op = i;
-            let a = access(op);
-            a.reads.iter().chain(&a.writes).for_each(|v| self.touch_from(buf(v.buf), i));
-            for s in a.sel_reads.iter().chain(&a.sel_writes) {
-                let (ids, weights) = self.sel(*s);
-                [ids, weights].into_iter().for_each(|r| self.touch_from(r, i));
-            }
+    /// Says that the operation at hand needs the recorder's buffers and selections that it names.
+    fn uses(&mut self, op: &Op) {
+        let a = access(op);
+        a.reads.iter().chain(&a.writes).for_each(|v| self.touch(buf(v.buf)));
+        for s in a.sel_reads.iter().chain(&a.sel_writes) {
+            let (ids, weights) = self.sel(*s);
+            [ids, weights].into_iter().for_each(|r| self.touch(r));
         }
-        graph.inputs.iter().for_each(|b| self.touch_from(buf(*b), 0));
-        graph.outputs.iter().for_each(|b| self.touch_from(buf(*b), usize::MAX));
     }
 
     fn touch_from(&mut self, region: RegionId, at: usize) {

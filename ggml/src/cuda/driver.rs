@@ -46,7 +46,7 @@ macro_rules! functions {
     ($($field:ident = $symbol:literal ($($ty:ty),*);)*) => {
         /// The functions of the driver API that are used; each gives 0 or an error's number.
         pub struct Functions {
-            $(pub $field: unsafe extern "system" fn($($ty),*) -> c_int,)*
+            $(#[allow(missing_docs)] pub $field: unsafe extern "system" fn($($ty),*) -> c_int,)*
         }
 
         impl Functions {

@@ -24,8 +24,8 @@ mod weights;
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, Program};
-use crate::cache::{Cache, ChunkMemory, DeviceChunk, LayerCache};
+use crate::backend::{Backend, Program, Share};
+use crate::cache::{ChunkMemory, DeviceChunk, LayerCache};
 use crate::cpu::CACHE_TYPES;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -78,7 +78,13 @@ impl Backend for Cuda {
         format!("cuda ({}, device {})", p.name, p.ordinal)
     }
 
-    fn compile(&self, graph: &Graph, layers: &[LayerCache], max_rows: usize) -> Result<Box<dyn Program>> {
+    fn compile_share(
+        &self,
+        graph: &Graph,
+        layers: &[LayerCache],
+        max_rows: usize,
+        share: &Share,
+    ) -> Result<Box<dyn Program>> {
         for (il, l) in layers.iter().enumerate() {
             if [l.k_ty, l.v_ty()].iter().any(|t| !CACHE_TYPES.contains(t)) {
                 let (k, v) = (l.k_ty, l.v_ty());
@@ -87,13 +93,12 @@ impl Backend for Cuda {
                 )));
             }
         }
-        let program = CudaProgram::new(&self.device, &self.modules, &self.weights, graph, layers, max_rows)?;
-        Ok(Box::new(program))
+        let Cuda { device, modules, weights } = self;
+        Ok(Box::new(CudaProgram::new(device, modules, weights, graph, layers, max_rows, share)?))
     }
 
-    fn cache(&self, layers: &[LayerCache], capacity: usize) -> Result<Cache> {
-        let memory: Arc<dyn ChunkMemory> = Arc::new(OnDevice(self.device.clone()));
-        Cache::in_memories(layers, capacity, vec![Some(memory)], &vec![0; layers.len()])
+    fn memory(&self) -> Option<Arc<dyn ChunkMemory>> {
+        Some(Arc::new(OnDevice(self.device.clone())))
     }
 }
 

@@ -12,7 +12,7 @@ use super::modules::Modules;
 use super::naive::{self, Scratch, Span};
 use super::weights::Weights;
 use crate::arena::place;
-use crate::backend::Program;
+use crate::backend::{Program, Share, check_rows, check_values};
 use crate::cache::{CHUNK, Cache, LayerCache};
 use crate::error::{Error, Result};
 use crate::graph::{BufId, Graph, Row, Rows, Tally, TallyId};
@@ -41,7 +41,13 @@ pub(super) struct CudaProgram {
     scratch: Option<Scratch>,
     /// The layer and dimensions (keys, values, heads) of latent attention in its naive form.
     naive: Option<[usize; 3]>,
-    /// Tokens and outputs of the latest run.
+    /// Layers of the cache that are used, all in one memory.
+    cache_layers: Vec<usize>,
+    /// Where the rows of each layer lie.
+    layers: Vec<(args::CacheRows, args::CacheRows)>,
+    /// Spans of keys of the longest row of the latest batch.
+    n_spans: u32,
+    /// Its tokens and outputs.
     n_rows: (usize, usize),
 }
 
@@ -55,6 +61,7 @@ struct Arena {
 /// What a recording depends on besides device memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
+    part: usize,
     n_rows: (usize, usize),
     n_spans: u32,
 }
@@ -119,9 +126,11 @@ impl CudaProgram {
         graph: &Graph,
         layers: &[LayerCache],
         max_rows: usize,
+        share: &Share,
     ) -> Result<Self> {
-        let plan = super::compile::compile(graph, layers, modules, weights)?;
-        let naive = graph.ops().iter().find_map(|op| match op {
+        let plan = super::compile::compile(graph, layers, modules, weights, share)?;
+        let own: Vec<&Op> = share.parts.iter().flatten().map(|&op| &graph.ops()[op]).collect();
+        let naive = own.iter().find_map(|op| match op {
             Op::MlaNaive(o) => {
                 let k_dim = o.n_nope + layers[o.layer].k_dim - o.kv_lora_rank;
                 Some([k_dim, o.y.width, o.q.n])
@@ -143,6 +152,9 @@ impl CudaProgram {
             batch: BatchMemory::new(device, max_rows, max_chunks)?,
             scratch: None,
             naive,
+            cache_layers: own.iter().filter_map(|op| layer_of(op)).collect(),
+            layers: vec![],
+            n_spans: 1,
             n_rows: (0, 0),
         };
         program.make_room(max_rows.min(OUTPUTS))?;
@@ -204,8 +216,7 @@ impl CudaProgram {
             }
         }
         outputs.enumerate().for_each(|(j, i)| lists[3 * rows + j] = i);
-        // Layers of one program lie in one memory.
-        let layer = self.graph.ops().iter().find_map(layer_of);
+        let layer = self.cache_layers.first().copied();
         for (seq, span) in &spans {
             for c in 0..span.n_pos.div_ceil(CHUNK) {
                 let at = span.first + c;
@@ -264,36 +275,32 @@ impl CudaProgram {
         Ok(Some((at, stride)))
     }
 
-    /// Puts all steps into the stream: a recording of them if there is one, and makes one where that is worth it.
-    fn launch(&mut self, batch: &[Row], layers: &[(args::CacheRows, args::CacheRows)]) -> Result<()> {
-        let longest = batch.iter().map(|r| r.pos + 1).max().unwrap_or(1);
-        let n_spans = n_spans(longest);
-        let key = Key { n_rows: self.n_rows, n_spans };
-        let worth = self.plan.capturable && batch.len() <= FEW;
-        if worth {
-            if let Some(r) = self.recorded.get(&key) {
-                let d = &self.device;
-                // SAFETY: the recording names memory that is where it was: whatever moves it drops all recordings.
-                let rc = unsafe { (d.driver().call.graph_launch)(r.exec, d.stream()) };
-                return d.check("starting a step", rc);
-            }
-            if self.recorded.len() >= MAX_RECORDED {
+    /// Puts the steps of a part into the stream: a recording of them if there is one, and makes one where that is worth it.
+    fn launch(&mut self, part: usize) -> Result<()> {
+        if !self.plan.capturable || self.n_rows.0 > FEW {
+            return self.steps(part);
+        }
+        let key = Key { part, n_rows: self.n_rows, n_spans: self.n_spans };
+        if !self.recorded.contains_key(&key) {
+            if self.recorded.len() >= MAX_RECORDED * self.plan.parts.len() {
                 self.recorded.clear();
             }
-            let recording = self.record(n_spans, layers)?;
+            let recording = self.record(part)?;
             self.recorded.insert(key, recording);
-            return self.launch(batch, layers);
         }
-        self.steps(n_spans, layers)
+        let Some(r) = self.recorded.get(&key) else { return Ok(()) };
+        let d = &self.device;
+        // SAFETY: the recording names memory that is where it was: whatever moves it drops all recordings.
+        d.check("starting a step", unsafe { (d.driver().call.graph_launch)(r.exec, d.stream()) })
     }
 
-    fn steps(&self, n_spans: u32, layers: &[(args::CacheRows, args::CacheRows)]) -> Result<()> {
+    fn steps(&self, part: usize) -> Result<()> {
         let launcher = Launcher {
             regions: &self.plan.regions,
             places: &self.places,
             capacity: (self.tokens.rows, self.outputs.rows),
             n_rows: self.n_rows,
-            n_spans,
+            n_spans: self.n_spans,
             batch: args::Batch {
                 token: self.batch.list(0),
                 pos: self.batch.list(1),
@@ -301,19 +308,19 @@ impl CudaProgram {
                 output: self.batch.list(3),
                 chunks: self.batch.addresses(0),
             },
-            layers,
+            layers: &self.layers,
             naive: self.scratch.as_ref(),
         };
-        self.plan.steps.iter().try_for_each(|step| step(&launcher))
+        self.plan.steps[self.plan.parts[part].clone()].iter().try_for_each(|step| step(&launcher))
     }
 
-    fn record(&self, n_spans: u32, layers: &[(args::CacheRows, args::CacheRows)]) -> Result<Recording> {
+    fn record(&self, part: usize) -> Result<Recording> {
         const THREAD_LOCAL: u32 = 1;
         let d = &self.device;
         let call = &d.driver().call;
         // SAFETY: the stream is the device's own, and nothing else is put into it meanwhile.
         d.check("recording a step", unsafe { (call.capture_begin)(d.stream(), THREAD_LOCAL) })?;
-        let launched = self.steps(n_spans, layers);
+        let launched = self.steps(part);
         let mut graph = ptr::null_mut();
         // SAFETY: writes one handle; the capture began above, and must end whatever happened.
         let ended = unsafe { (call.capture_end)(d.stream(), &mut graph) };
@@ -357,7 +364,7 @@ fn layer_of(op: &Op) -> Option<usize> {
     }
 }
 
-/// Where the rows of each layer lie, as kernels take it; zeros for layers in other memories.
+/// Where the rows of each layer lie, as kernels take it.
 fn cache_rows(cache: &Cache) -> Vec<(args::CacheRows, args::CacheRows)> {
     let rows = |il: usize| {
         let (layer, (k, v)) = (cache.layer(il), cache.rows_in(il));
@@ -373,30 +380,40 @@ fn cache_rows(cache: &Cache) -> Vec<(args::CacheRows, args::CacheRows)> {
 }
 
 impl Program for CudaProgram {
-    fn run(&mut self, batch: &[Row], cache: &mut Cache, inputs: &[(BufId, &[f32])]) -> Result<()> {
-        if batch.len() > self.max_rows || batch.is_empty() {
-            return Err(Error::Batch(format!("{} rows where 1 to {} fit", batch.len(), self.max_rows)));
-        }
+    fn begin(&mut self, batch: &[Row], cache: &Cache) -> Result<()> {
+        check_rows(batch.len(), self.max_rows)?;
         check_tokens(&self.graph, batch)?;
-        let on_device = |il: usize| cache.memory_of(il).is_some();
-        if let Some(il) = self.graph.ops().iter().filter_map(layer_of).find(|il| !on_device(*il)) {
+        if let Some(il) = self.cache_layers.iter().find(|il| cache.memory_of(**il).is_none()) {
             return Err(Error::Unsupported(format!("layer {il} of the cache is not on the device")));
         }
         self.device.enter()?;
         let outputs = batch.iter().filter(|r| r.output).count();
         self.n_rows = (batch.len(), outputs);
+        self.n_spans = n_spans(batch.iter().map(|r| r.pos + 1).max().unwrap_or(1));
         if outputs > self.outputs.rows {
             self.make_room(outputs.next_power_of_two().min(self.max_rows))?;
         }
-        for (buf, values) in inputs {
-            let (memory, at, len) = self.buffer(*buf)?;
-            if values.len() != len {
-                return Err(Error::Batch(format!("an input of {} values where {len} fit", values.len())));
-            }
-            memory.write(at, bytemuck::cast_slice(values))?;
+        let layers = cache_rows(cache);
+        if self.layers != layers {
+            self.recorded.clear();
+            self.layers = layers;
         }
-        self.send(batch, cache)?;
-        self.launch(batch, &cache_rows(cache))
+        self.send(batch, cache)
+    }
+
+    fn write(&mut self, buf: BufId, values: &[f32]) -> Result<()> {
+        let (memory, at, len) = self.buffer(buf)?;
+        check_values(values.len(), len)?;
+        memory.write(at, bytemuck::cast_slice(values))
+    }
+
+    fn n_parts(&self) -> usize {
+        self.plan.parts.len()
+    }
+
+    fn run_part(&mut self, part: usize, _cache: &mut Cache) -> Result<()> {
+        self.device.enter()?;
+        self.launch(part)
     }
 
     fn read(&self, buf: BufId) -> Result<Vec<f32>> {

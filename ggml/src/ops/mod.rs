@@ -4,6 +4,7 @@
 //!
 //! They are coarse on purpose: few synchronizations on a CPU, few launches on a GPU.
 
+mod add;
 mod attention;
 mod experts;
 mod ffn;
@@ -15,6 +16,7 @@ mod router;
 mod rows;
 mod tally;
 
+pub use add::Add;
 pub use attention::{Attention, StoreKv};
 pub use experts::Experts;
 pub use ffn::GateUp;
@@ -85,6 +87,6 @@ macro_rules! ops {
 }
 
 ops! {
-    Embed, SelectOutputs, RmsNorm, Linear, HeadLinear, GateUp, RopeTable, Rope, StoreKv, Attention,
+    Embed, SelectOutputs, Add, RmsNorm, Linear, HeadLinear, GateUp, RopeTable, Rope, StoreKv, Attention,
     MlaNaive, Router, Experts, SumSquares,
 }

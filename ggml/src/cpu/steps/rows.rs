@@ -7,7 +7,7 @@ use super::super::plan::RowStep;
 use crate::act::SUM;
 use crate::format::GgmlType;
 use crate::graph::Heads;
-use crate::ops::{Embed, RmsNorm, Rope, RopeTable, Router, SelectOutputs, StoreKv};
+use crate::ops::{Add, Embed, RmsNorm, Rope, RopeTable, Router, SelectOutputs, StoreKv};
 
 impl RowStep for Embed {
     fn run(&self, x: &Exec<'_>, i: usize, _scratch: Scratch<'_>) {
@@ -24,6 +24,14 @@ impl RowStep for SelectOutputs {
         // different buffers.
         let (from, to) = unsafe { (x.row(self.x, x.outputs[i]), x.row_mut(self.y, i)) };
         to.copy_from_slice(from);
+    }
+}
+
+impl RowStep for Add {
+    fn run(&self, x: &Exec<'_>, i: usize, _scratch: Scratch<'_>) {
+        // SAFETY: the step owns row `i` of the output, and they are different buffers.
+        let (from, to) = unsafe { (x.row(self.x, i), x.row_mut(self.y, i)) };
+        to.iter_mut().zip(from).for_each(|(y, x)| *y += x);
     }
 }
 

@@ -3,12 +3,12 @@
 use super::{Compiler, NO_Q8, Slot, access};
 use crate::act::ActFormat;
 use crate::cuda::args::{
-    EmbedArgs, NormArgs, QuantizeArgs, RopeArgs, RopeTableArgs, SelectArgs, SumSquaresArgs,
+    AddArgs, EmbedArgs, NormArgs, QuantizeArgs, RopeArgs, RopeTableArgs, SelectArgs, SumSquaresArgs,
 };
 use crate::cuda::modules::{Geometry, Kernel};
 use crate::error::Result;
 use crate::graph::{Heads, View};
-use crate::ops::{Embed, Op, Pairing, RmsNorm, Rope, RopeTable, SelectOutputs, SumSquares};
+use crate::ops::{Add, Embed, Op, Pairing, RmsNorm, Rope, RopeTable, SelectOutputs, SumSquares};
 
 impl Compiler<'_> {
     pub(super) fn embed(&mut self, o: &Embed) -> Result<()> {
@@ -31,6 +31,18 @@ impl Compiler<'_> {
             let args = SelectArgs { x: l.view(x), y: l.view(y), output: l.batch.output, width: x.width as u32 };
             // SAFETY: the outputs are rows of the batch.
             unsafe { kernel.launch(Geometry::new([l.n(rows), 1, 1], 256), &args) }
+        }));
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, o: &Add) -> Result<()> {
+        let kernel: Kernel<AddArgs> = self.kernel("add")?;
+        let (x, y, rows) = (o.x, o.y, self.rows_of(o.y.buf));
+        self.steps.push(Box::new(move |l| {
+            let n = y.width as u32;
+            let args = AddArgs { x: l.view(x), y: l.view(y), n };
+            // SAFETY: both have rows of this width.
+            unsafe { kernel.launch(Geometry::new([n.div_ceil(256), l.n(rows), 1], 256), &args) }
         }));
         Ok(())
     }
@@ -60,10 +72,11 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// The 8-bit formats in which later operations take `v` before it is written again.
+    /// The 8-bit formats in which later operations of this part take `v` before it is written again.
     fn formats_taken(&self, v: View) -> Vec<ActFormat> {
         let mut formats = vec![];
-        for op in &self.graph.ops()[self.op + 1..] {
+        for &op in &self.share.parts[self.part.0][self.part.1 + 1..] {
+            let op = &self.graph.ops()[op];
             let weights = match op {
                 Op::Linear(o) if o.x == v => o.parts.iter().map(|p| p.w).collect(),
                 Op::GateUp(o) if o.x == v => vec![o.gate, o.up],

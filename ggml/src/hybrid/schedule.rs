@@ -1,0 +1,265 @@
+//! From a list of operations and a placement to what each backend does, and when.
+
+use std::collections::HashMap;
+
+use super::Placement;
+use crate::backend::{Seam, Share};
+use crate::error::Result;
+use crate::graph::{BufId, Graph, Rows, SelId, TallyId, View, WeightId};
+use crate::ops::{Access, Add, Experts, Op};
+
+/// One thing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Run a part of a backend's program.
+    Run { backend: usize, part: usize },
+    /// Bring the rows of a buffer from one program to another.
+    Move { buf: BufId, from: usize, to: usize },
+    /// Fill a buffer with zeros.
+    Clear { buf: BufId, backend: usize },
+}
+
+/// Where things are to be found.
+#[derive(Debug, Default)]
+pub(super) struct Homes {
+    /// The first backend that takes an input.
+    pub first: HashMap<BufId, usize>,
+    /// The backend that wrote a buffer last.
+    pub last: HashMap<BufId, usize>,
+    pub tallies: HashMap<TallyId, usize>,
+}
+
+pub(super) struct Schedule {
+    /// The graph with experts summed apart where that is better.
+    pub graph: Graph,
+    /// What each backend runs.
+    pub shares: Vec<Share>,
+    pub actions: Vec<Action>,
+    pub homes: Homes,
+}
+
+/// A run of operations on one backend, and what another does meanwhile.
+struct Stage {
+    backend: usize,
+    ops: Vec<usize>,
+    meanwhile: Option<(usize, Vec<usize>)>,
+}
+
+/// Makes the schedule of some operations, in order.
+///
+/// # Errors
+/// If an operation that has to be added does not fit the graph.
+pub(super) fn schedule(graph: &Graph, placement: &Placement, ops: &[usize]) -> Result<Schedule> {
+    let mut only = graph.clone();
+    only.ops = ops.iter().map(|&i| graph.ops()[i].clone()).collect();
+    let graph = apart(&only, placement)?;
+    let backends = backends(&graph, placement);
+    let stages = stages(&graph, &backends);
+    let n = placement.weights.iter().chain(&placement.layers).max().map_or(1, |b| b + 1);
+    let mut s = Scheduler {
+        graph: &graph,
+        shares: vec![Share::default(); n],
+        actions: vec![],
+        homes: Homes::default(),
+        valid: HashMap::new(),
+    };
+    stages.iter().for_each(|stage| s.stage(stage));
+    for (i, op) in graph.ops().iter().enumerate() {
+        for tally in access(op).tally_writes {
+            s.homes.tallies.insert(tally, backends[i]);
+        }
+    }
+    let Scheduler { shares, actions, mut homes, valid, .. } = s;
+    homes.last = valid.into_iter().filter_map(|(buf, on)| Some((buf, *on.first()?))).collect();
+    Ok(Schedule { graph, shares, actions, homes })
+}
+
+fn access(op: &Op) -> Access {
+    let mut a = Access::default();
+    op.operation().access(&mut a);
+    a
+}
+
+/// The backend of each operation: that of its weights or its layer of the cache; what has neither goes with what came before,
+/// and a router with its experts.
+fn backends(graph: &Graph, placement: &Placement) -> Vec<usize> {
+    let of = |w: WeightId| placement.weights.get(w.0 as usize).copied();
+    let layer = |il: usize| placement.layers.get(il).copied();
+    let experts = |sel: SelId| {
+        graph.ops().iter().find_map(|op| match op {
+            Op::Experts(o) if o.sel == sel => of(o.gate.w),
+            _ => None,
+        })
+    };
+    let mut before = 0;
+    let backend = |op: &Op| {
+        let own = match op {
+            Op::Embed(o) => of(o.table),
+            Op::RmsNorm(o) => of(o.weight),
+            Op::Linear(o) => o.parts.first().and_then(|p| of(p.w)),
+            Op::HeadLinear(o) => of(o.w.w),
+            Op::GateUp(o) => of(o.gate),
+            Op::Experts(o) => of(o.gate.w),
+            Op::Router(o) => experts(o.sel),
+            Op::SumSquares(o) => o.sel.and_then(experts),
+            Op::StoreKv(o) => layer(o.layer),
+            Op::Attention(o) => layer(o.layer),
+            Op::MlaNaive(o) => layer(o.layer),
+            Op::SelectOutputs(_) | Op::Add(_) | Op::RopeTable(_) | Op::Rope(_) => None,
+        };
+        before = own.unwrap_or(before);
+        before
+    };
+    graph.ops().iter().map(backend).collect()
+}
+
+/// Lets experts whose results are wanted on another backend sum into a buffer of their own, which is added before anything but
+/// further sums touches the stream.
+fn apart(graph: &Graph, placement: &Placement) -> Result<Graph> {
+    let backends = backends(graph, placement);
+    let (mut out, ops) = (graph.clone(), graph.ops());
+    out.ops.clear();
+    let mut sums: HashMap<usize, View> = HashMap::new();
+    let mut waiting: Vec<Add> = vec![];
+    let mut writer: HashMap<BufId, usize> = HashMap::new();
+    for (op, &backend) in ops.iter().zip(&backends) {
+        let a = access(op);
+        let only_adds = |y: View| matches!(op, Op::Linear(o) if o.add && o.x.buf != y.buf);
+        let touched = |add: &Add| a.reads.iter().chain(&a.writes).any(|v| v.buf == add.y.buf) && !only_adds(add.y);
+        for add in waiting.extract_if(.., |add| touched(add)) {
+            out.push(add)?;
+        }
+        match op {
+            Op::Experts(o) if writer.get(&o.y.buf).is_some_and(|w| *w != backend) => {
+                let sum = *sums.entry(o.y.width).or_insert_with(|| out.buffer(o.y.width, Rows::Tokens));
+                out.push(Experts { y: sum, ..o.clone() })?;
+                waiting.push(Add { x: sum, y: o.y });
+            }
+            op => out.push(op.clone())?,
+        }
+        writer.extend(a.writes.iter().map(|v| (v.buf, backend)));
+    }
+    for add in waiting {
+        out.push(add)?;
+    }
+    Ok(out)
+}
+
+/// Whether two operations must stay in order.
+fn conflict(a: &Access, b: &Access) -> bool {
+    let writes = |a: &Access, b: &Access| {
+        a.writes.iter().any(|w| b.reads.iter().chain(&b.writes).any(|v| v.buf == w.buf))
+            || a.sel_writes.iter().any(|s| b.sel_reads.contains(s) || b.sel_writes.contains(s))
+            || a.cache_writes.iter().any(|l| b.cache_reads.contains(l) || b.cache_writes.contains(l))
+            || a.tally_writes.iter().any(|t| b.tally_writes.contains(t))
+    };
+    writes(a, b) || writes(b, a)
+}
+
+fn stages(graph: &Graph, backends: &[usize]) -> Vec<Stage> {
+    let all: Vec<Access> = graph.ops().iter().map(access).collect();
+    let free = |op: usize, of: &[usize]| of.iter().all(|&o| !conflict(&all[op], &all[o]));
+    let mut stages: Vec<Stage> = vec![];
+    for (op, &backend) in backends.iter().enumerate() {
+        if let Some(last) = stages.last_mut() {
+            let beside = last.meanwhile.as_ref().map_or(&[][..], |m| &m.1);
+            if last.backend == backend && free(op, beside) {
+                last.ops.push(op);
+                continue;
+            }
+            if last.backend != backend && free(op, &last.ops) {
+                let meanwhile = last.meanwhile.get_or_insert((backend, vec![]));
+                if meanwhile.0 == backend {
+                    meanwhile.1.push(op);
+                    continue;
+                }
+            }
+        }
+        stages.push(Stage { backend, ops: vec![op], meanwhile: None });
+    }
+    stages
+}
+
+struct Scheduler<'g> {
+    graph: &'g Graph,
+    shares: Vec<Share>,
+    actions: Vec<Action>,
+    homes: Homes,
+    /// Backends that have the rows of a buffer as they are now, the one that wrote them first.
+    valid: HashMap<BufId, Vec<usize>>,
+}
+
+impl Scheduler<'_> {
+    fn stage(&mut self, stage: &Stage) {
+        self.bring(stage.backend, &stage.ops);
+        if let Some((backend, ops)) = &stage.meanwhile {
+            self.bring(*backend, ops);
+            self.run(*backend, ops);
+        }
+        self.run(stage.backend, &stage.ops);
+    }
+
+    /// Moves what these operations find in buffers to their backend, before its next part.
+    fn bring(&mut self, backend: usize, ops: &[usize]) {
+        let mut written: Vec<BufId> = vec![];
+        for &op in ops {
+            let op = &self.graph.ops()[op];
+            let a = access(op);
+            for v in a.reads.iter().filter(|v| !written.contains(&v.buf)) {
+                self.need(backend, v.buf, true);
+            }
+            for v in &a.writes {
+                // What is written as a whole need not be there before.
+                let whole = v.col == 0 && v.width == self.graph.width(v.buf);
+                if !whole && !written.contains(&v.buf) {
+                    self.need(backend, v.buf, false);
+                }
+                written.push(v.buf);
+            }
+        }
+    }
+
+    fn need(&mut self, backend: usize, buf: BufId, read: bool) {
+        let next = self.shares[backend].parts.len();
+        let on = self.valid.entry(buf).or_default();
+        if on.contains(&backend) {
+            return;
+        }
+        match on.first().copied() {
+            Some(from) => {
+                on.push(backend);
+                let last = self.shares[from].parts.len().saturating_sub(1);
+                self.shares[from].seams.push(Seam::After(last, buf));
+                self.shares[backend].seams.push(Seam::Before(next, buf));
+                self.actions.push(Action::Move { buf, from, to: backend });
+            }
+            None if self.graph.inputs.contains(&buf) => {
+                on.push(backend);
+                self.homes.first.insert(buf, backend);
+                self.shares[backend].seams.push(Seam::Before(next, buf));
+            }
+            // Sums that begin here.
+            None if read => {
+                on.push(backend);
+                self.shares[backend].seams.push(Seam::Before(next, buf));
+                self.actions.push(Action::Clear { buf, backend });
+            }
+            None => {}
+        }
+    }
+
+    fn run(&mut self, backend: usize, ops: &[usize]) {
+        let part = self.shares[backend].parts.len();
+        self.shares[backend].parts.push(ops.to_vec());
+        self.actions.push(Action::Run { backend, part });
+        for &op in ops {
+            for v in access(&self.graph.ops()[op]).writes {
+                self.valid.insert(v.buf, vec![backend]);
+            }
+            // A sum apart is spent once it has been added: the next one begins with zeros.
+            if let Op::Add(o) = &self.graph.ops()[op] {
+                self.valid.remove(&o.x.buf);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The Plan: which part of a model lies on which device.
+//!
+//! Parts go to devices by what they cost each token there and here: everything if it fits; of a mixture too large, all that every
+//! token meets (attention, shared experts, router, cache), and the routed experts of as many of the last layers as there is room
+//! for; of anything else the last layers. The embedding, of which a token reads one row, stays in host memory unless it is
+//! the output matrix too.
+
+use ggml_sys::cache::LayerCache;
+use ggml_sys::hybrid::Placement;
+
+use crate::model::Model;
+
+/// Bytes that a device needs besides what is counted: its context, modules, recorded steps.
+const RESERVE: u64 = 384 << 20;
+
+/// The host, as a number of a device.
+pub const HOST: usize = 0;
+
+/// What the parts of a model take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// The embedding, if it is not the output matrix.
+    pub embedding: u64,
+    /// The norm behind the layers, and the output matrix.
+    pub head: u64,
+    /// The layers.
+    pub layers: Vec<LayerSizes>,
+    /// Activations of a batch, on each device that takes part.
+    pub activations: u64,
+}
+
+/// What a layer takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerSizes {
+    /// Weights that every token meets.
+    pub dense: u64,
+    /// Routed experts.
+    pub experts: u64,
+    /// Its rows of a full context.
+    pub cache: u64,
+}
+
+/// What the user decided, as far as that is the case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// So many of the last layers go to devices; more than there are layers means the output matrix too.
+    pub gpu_layers: Option<usize>,
+    /// The experts of so many of the first layers stay in host memory.
+    pub host_experts: Option<usize>,
+}
+
+/// A place for each part: [`HOST`], or 1 for the first device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Of the embedding.
+    pub embedding: usize,
+    /// Of the output matrix.
+    pub head: usize,
+    /// Of each layer: weights that every token meets, and its cache.
+    pub layers: Vec<usize>,
+    /// Of each layer's experts.
+    pub experts: Vec<usize>,
+    /// Bytes on each device, the first device first.
+    pub used: Vec<u64>,
+}
+
+/// Why a wish cannot be granted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} needs {needed} bytes of device memory, and {free} are free")]
+pub struct TooLarge {
+    /// What was asked for.
+    pub what: String,
+    /// Bytes that it takes.
+    pub needed: u64,
+    /// Bytes that there are.
+    pub free: u64,
+    /// Layers that would fit.
+    pub fitting: usize,
+}
+
+impl Sizes {
+    /// Of a model with such layers of the cache, `n_ctx` positions of it, and batches of `n_batch` rows.
+    pub fn new(model: &Model, layers: &[LayerCache], n_ctx: usize, n_batch: usize) -> Sizes {
+        let positions = n_ctx.next_multiple_of(ggml_sys::cache::CHUNK) as u64;
+        let cache = |l: &LayerCache| LayerSizes {
+            cache: positions * l.bytes_per_position().unwrap_or(0) as u64,
+            ..LayerSizes::default()
+        };
+        let mut sizes = Sizes {
+            layers: layers.iter().map(cache).collect(),
+            activations: activations(model, layers, n_batch),
+            ..Sizes::default()
+        };
+        for (id, t) in model.weights().iter() {
+            let bytes = t.bytes().len() as u64;
+            match part(t.name()) {
+                Part::Layer(il) if il < layers.len() => sizes.layers[il].dense += bytes,
+                Part::Experts(il) if il < layers.len() => sizes.layers[il].experts += bytes,
+                _ if id == model.base().token_embd && id != model.base().output => sizes.embedding += bytes,
+                _ => sizes.head += bytes,
+            }
+        }
+        sizes
+    }
+
+    /// Bytes of some of the last layers (one more than there are: the head too), with the experts of all but the first `host`.
+    fn of_last(&self, last: usize, host: usize) -> u64 {
+        let n = self.layers.len();
+        let layer = |(il, l): (usize, &LayerSizes)| l.dense + l.cache + if il < host { 0 } else { l.experts };
+        let head = if last > n { self.head } else { 0 };
+        head + self.layers.iter().enumerate().skip(n.saturating_sub(last)).map(layer).sum::<u64>()
+    }
+}
+
+/// Bytes of activations, from above: the buffers of two layers live together, and there are 8-bit copies of some.
+fn activations(model: &Model, layers: &[LayerCache], n_batch: usize) -> u64 {
+    let n_layer = layers.len().max(1) as u64;
+    let Ok(step) = model.record(crate::MlaForm::Absorbed) else { return 0 };
+    let widths: u64 = step.graph.widths().map(|w| w as u64).sum();
+    let experts = model.network().experts().map_or(0, |(_, n_used)| n_used as u64 + 1);
+    let per_row = 3 * widths / n_layer + experts * 4 * model.base().n_embd as u64;
+    let logits = 8 * model.base().n_vocab as u64;
+    4 * (per_row * n_batch as u64 + logits)
+}
+
+/// What a tensor belongs to, by its name.
+enum Part {
+    Layer(usize),
+    Experts(usize),
+    Other,
+}
+
+fn part(name: &str) -> Part {
+    let layer = || name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok();
+    match layer() {
+        Some(il) if name.contains("_exps.") => Part::Experts(il),
+        Some(il) => Part::Layer(il),
+        None => Part::Other,
+    }
+}
+
+/// Finds a place for every part, given the free bytes of each device.
+///
+/// # Errors
+/// If what is wished for does not fit.
+pub fn assign(sizes: &Sizes, free: &[u64], wishes: Wishes) -> Result<Assignment, TooLarge> {
+    let n = sizes.layers.len();
+    let all = n + 1;
+    let has_experts = sizes.layers.iter().any(|l| l.experts > 0);
+    let hosts = |last: usize| match wishes.host_experts {
+        Some(host) => host.min(n)..=host.min(n),
+        // Where not all layers fit, none of their experts does; without experts there is nothing to choose.
+        None if last < all && wishes.gpu_layers.is_none() && has_experts => n..=n,
+        None if has_experts => 0..=n,
+        None => 0..=0,
+    };
+    let counts: Vec<usize> = match wishes.gpu_layers {
+        Some(last) => vec![last.min(all)],
+        None => (0..=all).rev().collect(),
+    };
+    for &last in &counts {
+        for host in hosts(last) {
+            if let Some(assignment) = fill(sizes, free, last, host) {
+                return Ok(assignment);
+            }
+        }
+    }
+    let last = wishes.gpu_layers.unwrap_or(0).min(all);
+    let host = *hosts(last).end();
+    let fits = |k: &usize| fill(sizes, free, *k, host).is_some();
+    let what = match (wishes.gpu_layers, wishes.host_experts) {
+        (Some(k), _) if k > n => "the whole model".to_owned(),
+        (Some(k), _) => format!("{k} of {n} layers"),
+        (None, _) => "the model".to_owned(),
+    };
+    let needed = sizes.of_last(last, host) + overhead(sizes);
+    Err(TooLarge { what, needed, free: free.iter().sum(), fitting: (0..=all).rev().find(fits).unwrap_or(0) })
+}
+
+/// What a device needs that takes part at all.
+fn overhead(sizes: &Sizes) -> u64 {
+    RESERVE + sizes.activations
+}
+
+/// Puts some of the last layers on devices, in order, with the experts of all but the first `host`; `None` if they do not fit.
+fn fill(sizes: &Sizes, free: &[u64], last: usize, host: usize) -> Option<Assignment> {
+    let n = sizes.layers.len();
+    let mut used = vec![0u64; free.len()];
+    let mut at = 0;
+    // The first device from the one at hand on that has room.
+    let mut put = |bytes: u64| {
+        while at < free.len() {
+            let device = &mut used[at];
+            let begun = if *device == 0 { overhead(sizes) } else { *device };
+            if begun + bytes <= free[at] {
+                *device = begun + bytes;
+                return Some(at + 1);
+            }
+            at += 1;
+        }
+        None
+    };
+    let (mut layers, mut experts) = (vec![HOST; n], vec![HOST; n]);
+    for il in n.saturating_sub(last)..n {
+        let l = sizes.layers[il];
+        let here = il >= host && l.experts > 0;
+        let device = put(l.dense + l.cache + if here { l.experts } else { 0 })?;
+        layers[il] = device;
+        experts[il] = if here { device } else { HOST };
+    }
+    let head = if last > n { put(sizes.head)? } else { HOST };
+    // An embedding of its own stays: a token reads one row of it.
+    let embedding = if sizes.embedding == 0 { head } else { HOST };
+    Some(Assignment { embedding, head, layers, experts, used })
+}
+
+impl Assignment {
+    /// The devices of a model's weights and of its cache.
+    pub fn placement(&self, model: &Model) -> Placement {
+        let device = |(id, t): (ggml_sys::graph::WeightId, &ggml_sys::Tensor)| match part(t.name()) {
+            Part::Layer(il) => self.layers.get(il).copied().unwrap_or(HOST),
+            Part::Experts(il) => self.experts.get(il).copied().unwrap_or(HOST),
+            Part::Other if id == model.base().token_embd => self.embedding,
+            Part::Other => self.head,
+        };
+        Placement { weights: model.weights().iter().map(device).collect(), layers: self.layers.clone() }
+    }
+
+    /// Layers on devices, and those whose experts are there too.
+    pub fn on_devices(&self) -> (usize, usize) {
+        let count = |places: &[usize]| places.iter().filter(|d| **d != HOST).count();
+        (count(&self.layers), count(&self.experts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    /// Ten layers of 1 GiB with half a GiB of cache, and `experts` GiB of experts each.
+    fn sizes(experts: u64) -> Sizes {
+        let layer = LayerSizes { dense: GIB, experts: experts * GIB, cache: GIB / 2 };
+        Sizes { embedding: GIB, head: GIB, layers: vec![layer; 10], activations: GIB / 4 }
+    }
+
+    fn last(n: usize) -> Vec<usize> {
+        (0..10).map(|il| usize::from(il >= 10 - n)).collect()
+    }
+
+    #[test]
+    fn everything_goes_to_a_device_that_has_room_but_the_embedding() {
+        let a = assign(&sizes(0), &[24 * GIB], Wishes::default()).unwrap();
+        assert_eq!((a.embedding, a.head, a.layers), (HOST, 1, last(10)));
+        assert_eq!(a.used, [16 * GIB + GIB / 4 + RESERVE]);
+        // The embedding is the output matrix.
+        let a = assign(&Sizes { embedding: 0, ..sizes(0) }, &[24 * GIB], Wishes::default()).unwrap();
+        assert_eq!(a.embedding, 1);
+    }
+
+    #[test]
+    fn of_a_dense_model_too_large_the_last_layers_go() {
+        let a = assign(&sizes(0), &[8 * GIB], Wishes::default()).unwrap();
+        assert_eq!((a.head, a.layers), (HOST, last(4)));
+        let a = assign(&sizes(0), &[GIB], Wishes::default()).unwrap();
+        assert_eq!((a.layers, a.used), (last(0), vec![0]));
+    }
+
+    #[test]
+    fn of_a_mixture_too_large_experts_stay_first() {
+        let a = assign(&sizes(10), &[40 * GIB], Wishes::default()).unwrap();
+        // 16 GiB for what every token meets, then two layers' experts.
+        assert_eq!((a.head, a.layers, a.experts), (1, last(10), last(2)));
+        // Not even that fits: some layers, no experts.
+        let a = assign(&sizes(10), &[8 * GIB], Wishes::default()).unwrap();
+        assert_eq!((a.layers, a.experts), (last(4), last(0)));
+    }
+
+    #[test]
+    fn layers_are_split_over_devices_in_order() {
+        let a = assign(&sizes(0), &[10 * GIB, 10 * GIB], Wishes::default()).unwrap();
+        assert_eq!((a.layers, a.head), (vec![1, 1, 1, 1, 1, 1, 2, 2, 2, 2], 2));
+    }
+
+    #[test]
+    fn wishes_are_granted_or_refused_with_numbers() {
+        let wish = |gpu_layers, host_experts| Wishes { gpu_layers, host_experts };
+        let a = assign(&sizes(1), &[24 * GIB], wish(Some(3), None)).unwrap();
+        assert_eq!((a.head, a.layers, a.experts), (HOST, last(3), last(3)));
+        let a = assign(&sizes(1), &[80 * GIB], wish(None, Some(usize::MAX))).unwrap();
+        assert_eq!((a.layers, a.experts), (last(10), last(0)));
+        let a = assign(&sizes(1), &[80 * GIB], wish(None, Some(4))).unwrap();
+        assert_eq!(a.experts, last(6));
+        assert_eq!(assign(&sizes(0), &[], wish(Some(0), None)).unwrap().layers, last(0));
+        let e = assign(&sizes(0), &[8 * GIB], wish(Some(99), None)).unwrap_err();
+        assert_eq!((e.what.as_str(), e.free, e.fitting), ("the whole model", 8 * GIB, 4));
+        assert_eq!(e.needed, 16 * GIB + GIB / 4 + RESERVE);
+    }
+}
