@@ -9,9 +9,11 @@ DEVICE void embed(const EmbedArgs& a) {
     const u8* w = a.w + __ldg(a.token + r) * a.row_bytes;
     float* y = a.y.at + r * a.y.stride;
     if constexpr (is_plain<F>) {
+#pragma unroll 1
         for (u32 i = threadIdx.x; i < a.k; i += blockDim.x) y[i] = F::load(w + u64(i) * F::BYTES);
     } else {
         constexpr u32 SPANS = F::BLOCK / F::SPAN;
+#pragma unroll 1
         for (u32 i = threadIdx.x; i < a.k / F::SPAN; i += blockDim.x) {
             const u32 block = i / SPANS, s = i % SPANS;
             Piece<F::SPAN, F::SUB> p;

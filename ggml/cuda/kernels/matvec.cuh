@@ -6,119 +6,140 @@
 
 #include "products.cuh"
 
-// One span with one row of activations: Σ over its activation blocks of d (Σ over sub-blocks scale Σqx + min Σx).
-template <class F>
-DEVICE float span_dot(const Piece<F::SPAN, F::SUB>& p, const Q8& q, u64 row, u32 k, u32 block, u32 s) {
-    constexpr int GROUPS = F::SPAN / 16;
-    const u64 first = row * k + block * F::BLOCK;
-    const float* d = q.d + (F::ACT == 256 ? first / 256 : (first + F::offset(s, 0)) / 32);
-    float result = 0, t = 0;
+// Adds to sum the products of a span of M matrices with activations, whose arrays are those of the block: Σ over its activation blocks
+// of d (Σ over sub-blocks scale Σqx + min Σx).
+template <class F, int M>
+DEVICE void span_dot(const Piece<F::SPAN, F::SUB> (&p)[M], u32 s, const s8* qs, const short* sums, const float* d, float (&sum)[M]) {
+    constexpr int GROUPS = F::SPAN / 16, GROUPS_OF_SUB = F::SUB / 16;
+    int x_sum[GROUPS] = {};
+    if (F::HAS_MIN || F::BIAS) F::sums(sums, s, x_sum);
+    float t[M] = {};
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++) {
-        const u64 at = first + F::offset(s, j);
-        const uint4 x = __ldg(reinterpret_cast<const uint4*>(q.qs + at));
-        const int sum = F::HAS_MIN || F::BIAS ? int(__ldg(q.sums + at / 16)) : 0;
-        int dot = dot16(p.q + 4 * j, x, -F::BIAS * sum);
-        float sums = float(sum);
-        int sub = j;
-        if (F::SUB == 32) {
-            j++;
-            const u64 at = first + F::offset(s, j);
-            const uint4 x = __ldg(reinterpret_cast<const uint4*>(q.qs + at));
-            const int sum2 = F::HAS_MIN || F::BIAS ? int(__ldg(q.sums + at / 16)) : 0;
-            dot = dot16(p.q + 4 * j, x, dot - F::BIAS * sum2);
-            sums = float(sum + sum2);
-            sub = j / 2;
+    for (int sub = 0; sub < GROUPS / GROUPS_OF_SUB; sub++) {
+        int dot[M] = {}, all = 0;
+#pragma unroll
+        for (int j = sub * GROUPS_OF_SUB; j < (sub + 1) * GROUPS_OF_SUB; j++) {
+            const uint4 x = *reinterpret_cast<const uint4*>(qs + F::offset(s, j));
+            all += x_sum[j];
+#pragma unroll
+            for (int m = 0; m < M; m++) dot[m] = dot16(p[m].q + 4 * j, x, dot[m]);
         }
-        t = __fmaf_rn(p.scale[sub], float(dot), t);
-        if (F::HAS_MIN) t = __fmaf_rn(p.min[sub], sums, t);
-        if (F::ACT == 32 && j % 2) {
-            result = __fmaf_rn(__ldg(d + j / 2), t, result);
-            t = 0;
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            t[m] = __fmaf_rn(p[m].scale[sub], float(dot[m] - F::BIAS * all), t[m]);
+            if (F::HAS_MIN) t[m] = __fmaf_rn(p[m].min[sub], float(all), t[m]);
         }
     }
-    return F::ACT == 32 ? result : __ldg(d) * t;
+    // A span is never more than one block of activations.
+    static_assert(F::ACT == 256 || F::SPAN == 32, "blocks of activations within a span");
+    const float scale = d[F::ACT == 256 ? 0 : s];
+#pragma unroll
+    for (int m = 0; m < M; m++) sum[m] = __fmaf_rn(scale, t[m], sum[m]);
 }
 
-// Products of a warp's row of weights with n_rows rows, lane by lane: sums over the warp are left to the caller.
-template <class F, int N>
-DEVICE void row_products(const MatvecArgs& a, const u8* w, u32 x_group, float (&sum)[N]) {
+// Products of a warp's row of each of M matrices with all rows, lane by lane: the sum over the warp is left to the caller.
+// Rows beyond n_rows repeat the last one: branches would cost more.
+template <class F, int M, int N>
+DEVICE void row_products(const MatvecArgs& a, const u8* const (&w)[M], u32 x_group, float (&sum)[N][M]) {
     constexpr u32 SPANS = F::BLOCK / F::SPAN;
     const u32 n = a.k / F::SPAN;
     u32 i = threadIdx.x % 32;
     if (i >= n) return;
-    typename F::Raw next = F::load(w + u64(i / SPANS) * F::BYTES, i % SPANS);
-    while (true) {
-        const typename F::Raw raw = next;
-        const u32 block = i / SPANS, s = i % SPANS;
-        i += 32;
-        if (i < n) next = F::load(w + u64(i / SPANS) * F::BYTES, i % SPANS);
-        Piece<F::SPAN, F::SUB> p;
-        F::unpack(raw, s, p);
+    u32 row[N];
 #pragma unroll
-        for (int r = 0; r < N; r++)
-            if (r < a.n_rows) sum[r] += span_dot<F>(p, a.q, u64(r) * a.x_groups + x_group, a.k, block, s);
+    for (u32 r = 0; r < N; r++) row[r] = (min(r, a.n_rows - 1) * a.x_groups + x_group) * a.k;
+    typename F::Raw next[M];
+#pragma unroll
+    for (int m = 0; m < M; m++) next[m] = F::load(w[m] + i / SPANS * F::BYTES, i % SPANS);
+#pragma unroll 1
+    while (true) {
+        const u32 at = i / SPANS * F::BLOCK, s = i % SPANS;
+        Piece<F::SPAN, F::SUB> p[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) F::unpack(next[m], s, p[m]);
+        i += 32;
+#pragma unroll
+        for (int m = 0; m < M; m++)
+            if (i < n) next[m] = F::load(w[m] + i / SPANS * F::BYTES, i % SPANS);
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            const u32 first = row[r] + at;
+            span_dot<F>(p, s, a.q.qs + first, a.q.sums + first / 16, a.q.d + first / F::ACT, sum[r]);
+        }
         if (i >= n) return;
     }
 }
 
 // The same for plain numbers.
-template <class F, int N>
-DEVICE void plain_products(const MatvecArgs& a, const u8* w, const float* x, float (&sum)[N]) {
+template <class F, int M, int N>
+DEVICE void plain_products(const MatvecArgs& a, const u8* const (&w)[M], u32 x_group, float (&sum)[N][M]) {
     const u32 lane = threadIdx.x % 32;
-    const u64 ragged = (reinterpret_cast<u64>(w) * 4 / F::BYTES | reinterpret_cast<u64>(x) | a.x.stride * 4) & 15;
-    u32 i = 0;
-    if (!ragged) {
-        // Four weights of each of four turns are on their way at once.
-        constexpr int TURNS = 4;
-        for (; i + TURNS * 128 <= a.k; i += TURNS * 128) {
-            float4 v[TURNS];
+    const float* x[N];
+    u64 ragged = 0;
 #pragma unroll
-            for (int t = 0; t < TURNS; t++) v[t] = F::load4(w + u64(i + t * 128 + 4 * lane) * F::BYTES);
+    for (u32 r = 0; r < N; r++) {
+        x[r] = a.x.at + min(r, a.n_rows - 1) * a.x.stride + x_group * a.x.head;
+        ragged |= reinterpret_cast<u64>(x[r]);
+    }
+#pragma unroll
+    for (int m = 0; m < M; m++) ragged |= reinterpret_cast<u64>(w[m]) * (4 / F::BYTES);
+    u32 i = 0;
+    if ((ragged & 15) == 0) {
+        // Four weights of each of some turns are on their way at once.
+        constexpr int TURNS = M == 1 ? 4 : 2;
+#pragma unroll 1
+        for (; i + TURNS * 128 <= a.k; i += TURNS * 128) {
+            const u32 at = i + 4 * lane;
+            float4 v[TURNS][M];
+#pragma unroll
+            for (int t = 0; t < TURNS; t++)
+#pragma unroll
+                for (int m = 0; m < M; m++) v[t][m] = F::load4(w[m] + u64(at + t * 128) * F::BYTES);
 #pragma unroll
             for (int r = 0; r < N; r++) {
-                if (r >= a.n_rows) break;
 #pragma unroll
                 for (int t = 0; t < TURNS; t++) {
-                    const float4 y = __ldg(reinterpret_cast<const float4*>(x + r * a.x.stride + i + t * 128 + 4 * lane));
-                    sum[r] = __fmaf_rn(v[t].x, y.x, sum[r]);
-                    sum[r] = __fmaf_rn(v[t].y, y.y, sum[r]);
-                    sum[r] = __fmaf_rn(v[t].z, y.z, sum[r]);
-                    sum[r] = __fmaf_rn(v[t].w, y.w, sum[r]);
+                    const float4 y = *reinterpret_cast<const float4*>(x[r] + at + t * 128);
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        sum[r][m] = __fmaf_rn(v[t][m].x, y.x, sum[r][m]);
+                        sum[r][m] = __fmaf_rn(v[t][m].y, y.y, sum[r][m]);
+                        sum[r][m] = __fmaf_rn(v[t][m].z, y.z, sum[r][m]);
+                        sum[r][m] = __fmaf_rn(v[t][m].w, y.w, sum[r][m]);
+                    }
                 }
             }
         }
     }
-    for (i += lane; i < a.k; i += 32) {
-        const float v = F::load(w + u64(i) * F::BYTES);
+#pragma unroll 1
+    for (i += lane; i < a.k; i += 32)
 #pragma unroll
-        for (int r = 0; r < N; r++)
-            if (r < a.n_rows) sum[r] = __fmaf_rn(v, __ldg(x + r * a.x.stride + i), sum[r]);
-    }
+        for (int m = 0; m < M; m++) {
+            const float v = F::load(w[m] + u64(i) * F::BYTES);
+#pragma unroll
+            for (int r = 0; r < N; r++) sum[r][m] = __fmaf_rn(v, x[r][i], sum[r][m]);
+        }
 }
 
 template <class F, int N, bool GATE_UP>
 DEVICE void matvec(const MatvecArgs& a) {
+    constexpr int M = GATE_UP ? 2 : 1;
     const u32 out = blockIdx.x * MATVEC_OUT + threadIdx.x / 32, group = blockIdx.y;
     if (out >= a.n_out) return;
     const u32 matrix = a.ids ? __ldg(a.ids + group) : group, x_group = group / a.x_div;
-    float sum[N] = {}, up[N] = {};
-    const u8* w = matrix_row(a.w, a.matrix_bytes, matrix, a.row_bytes, out);
-    const u8* w_up = GATE_UP ? matrix_row(a.w_up, a.matrix_bytes_up, matrix, a.row_bytes, out) : nullptr;
-    if constexpr (is_plain<F>) {
-        const float* x = a.x.at + x_group * a.x.head;
-        plain_products<F>(a, w, x, sum);
-        if (GATE_UP) plain_products<F>(a, w_up, x, up);
-    } else {
+    const u8* w[M];
+    w[0] = a.w + matrix * a.matrix_bytes + out * a.row_bytes;
+    if (GATE_UP) w[M - 1] = a.w_up + matrix * a.matrix_bytes_up + out * a.row_bytes;
+    float sum[N][M] = {};
+    if constexpr (is_plain<F>)
+        plain_products<F>(a, w, x_group, sum);
+    else
         row_products<F>(a, w, x_group, sum);
-        if (GATE_UP) row_products<F>(a, w_up, x_group, up);
-    }
 #pragma unroll
-    for (int r = 0; r < N; r++) {
-        if (r >= a.n_rows) break;
-        float v = warp_sum(sum[r]);
-        if (GATE_UP) v = silu(v) * warp_sum(up[r]);
-        if (threadIdx.x % 32) continue;
+    for (u32 r = 0; r < N; r++) {
+        float v = warp_sum(sum[r][0]);
+        if (GATE_UP) v = silu(v) * warp_sum(sum[r][M - 1]);
+        if (threadIdx.x % 32 || r >= a.n_rows) continue;
         float* y = a.y.at + r * a.y.stride + group * a.y.head + out;
         if (!GATE_UP) {
             if (a.bias) v += __ldg(a.bias + out);

@@ -6,10 +6,6 @@
 // x / (1 + e^-x).
 DEVICE float silu(float x) { return __fdiv_rn(x, 1.0f + expf(-x)); }
 
-DEVICE const u8* matrix_row(const u8* w, u64 matrix_bytes, u32 matrix, u64 row_bytes, u32 row) {
-    return w + matrix * matrix_bytes + row * row_bytes;
-}
-
 // Σ q x of 16 elements.
 DEVICE int dot16(const u32* q, uint4 x, int sum) {
     sum = __dp4a(int(q[0]), int(x.x), sum);

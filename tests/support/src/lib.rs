@@ -5,6 +5,7 @@
 //! is not as it should be.
 
 pub mod compare;
+mod cuda_driver;
 pub mod exam;
 pub mod fixtures;
 pub mod raw_gguf;
@@ -13,3 +14,5 @@ pub mod sha256;
 pub mod tensors;
 mod unpack;
 mod widen;
+
+pub use cuda_driver::cuda_driver;

@@ -86,7 +86,7 @@ fn once(archive: &Path, name: &str, fill: impl Fn(&Path) -> std::io::Result<()>)
     try_once().unwrap_or_else(|e| panic!("unpacking {}: {e}", archive.display()))
 }
 
-fn target_dir() -> PathBuf {
+pub fn target_dir() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => root.join(dir),

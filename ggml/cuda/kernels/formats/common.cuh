@@ -11,6 +11,7 @@
 // Loading is apart from unpacking so that the next spans are on their way while one is worked on. If SUB is 32, groups 2i and 2i + 1
 // have the same scale and minimum, number i of the piece; if it is 16 each group has its own. If ACT is 32 groups 2i and 2i + 1 are
 // 32 consecutive elements of one activation block.
+// sums(at, s, sum) gives the sums of activations of the groups, at being those of the block.
 // Scales and minimums are those of src/format/*.rs to the last bit.
 #pragma once
 
@@ -58,6 +59,21 @@ DEVICE void load_words(const u8* at, u32 (&w)[N]) {
 DEVICE u32 load_u8(const u8* at) { return __ldg(at); }
 DEVICE u32 load_u16(const u8* at) { return __ldg(reinterpret_cast<const u16*>(at)); }
 DEVICE float load_half(const u8* at) { return half_to_float(u16(load_u16(at))); }
+
+// Spans whose groups follow each other.
+template <int SPAN_>
+struct Consecutive {
+    static constexpr int SPAN = SPAN_;
+    DEVICE int offset(int s, int j) { return SPAN * s + 16 * j; }
+    DEVICE void sums(const short* at, int s, int (&sum)[SPAN / 16]) {
+#pragma unroll
+        for (int i = 0; i < SPAN / 32; i++) {
+            const u32 pair = reinterpret_cast<const u32*>(at)[SPAN / 32 * s + i];
+            sum[2 * i] = short(pair);
+            sum[2 * i + 1] = int(pair) >> 16;
+        }
+    }
+};
 
 // Bit i of the low four becomes bit 0 of byte i.
 DEVICE u32 spread_bits(u32 bits) { return (bits & 15) * 0x00204081u & 0x01010101u; }

@@ -13,14 +13,13 @@ DEVICE void levels(const Table16& table, const u32 (&w)[4], u32 (&q)[8]) {
     for (int i = 0; i < 4; i++) look_up(table, w[i], q[i], q[4 + i]);
 }
 
-struct iq4_nl {
-    static constexpr int BLOCK = 32, BYTES = 18, SUB = 32, BIAS = 0, ACT = 32, SPAN = 32;
+struct iq4_nl : Consecutive<32> {
+    static constexpr int BLOCK = 32, BYTES = 18, SUB = 32, BIAS = 0, ACT = 32;
     static constexpr bool HAS_MIN = false;
     struct Raw {
         u32 d;
         u32 w[4];
     };
-    DEVICE int offset(int, int j) { return 16 * j; }
     DEVICE Raw load(const u8* block, int) {
         Raw r;
         r.d = load_u16(block);
@@ -33,14 +32,13 @@ struct iq4_nl {
     }
 };
 
-struct iq4_xs {
-    static constexpr int BLOCK = 256, BYTES = 136, SUB = 32, BIAS = 0, ACT = 256, SPAN = 32;
+struct iq4_xs : Consecutive<32> {
+    static constexpr int BLOCK = 256, BYTES = 136, SUB = 32, BIAS = 0, ACT = 256;
     static constexpr bool HAS_MIN = false;
     struct Raw {
         u32 head[2];
         u32 w[4];
     };
-    DEVICE int offset(int s, int j) { return 32 * s + 16 * j; }
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
         load_words<8>(block, r.head);
@@ -54,14 +52,13 @@ struct iq4_xs {
     }
 };
 
-struct mxfp4 {
-    static constexpr int BLOCK = 32, BYTES = 17, SUB = 32, BIAS = 0, ACT = 32, SPAN = 32;
+struct mxfp4 : Consecutive<32> {
+    static constexpr int BLOCK = 32, BYTES = 17, SUB = 32, BIAS = 0, ACT = 32;
     static constexpr bool HAS_MIN = false;
     struct Raw {
         u32 e;
         u32 w[4];
     };
-    DEVICE int offset(int, int j) { return 16 * j; }
     DEVICE Raw load(const u8* block, int) {
         Raw r;
         r.e = load_u8(block);
@@ -75,14 +72,13 @@ struct mxfp4 {
     }
 };
 
-struct nvfp4 {
-    static constexpr int BLOCK = 64, BYTES = 36, SUB = 16, BIAS = 0, ACT = 32, SPAN = 32;
+struct nvfp4 : Consecutive<32> {
+    static constexpr int BLOCK = 64, BYTES = 36, SUB = 16, BIAS = 0, ACT = 32;
     static constexpr bool HAS_MIN = false;
     struct Raw {
         u32 scales;
         u32 w[4];
     };
-    DEVICE int offset(int s, int j) { return 32 * s + 16 * j; }
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
         r.scales = load_u16(block + 2 * s);

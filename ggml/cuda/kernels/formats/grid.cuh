@@ -4,10 +4,9 @@
 #include "common.cuh"
 #include "grids.cuh"
 
-struct Grid {
-    static constexpr int BLOCK = 256, ACT = 256, SPAN = 32;
+struct Grid : Consecutive<32> {
+    static constexpr int BLOCK = 256, ACT = 256;
     static constexpr bool HAS_MIN = false;
-    DEVICE int offset(int s, int j) { return 32 * s + 16 * j; }
 };
 
 // Four magnitudes with signs: bit i makes number i negative. No magnitude is zero, so nothing is carried from byte to byte.

@@ -10,6 +10,13 @@
 struct Planes {
     static constexpr int BLOCK = 256, ACT = 256, SPAN = 64;
     DEVICE int offset(int s, int j) { return s / 2 * 128 + j * 32 + s % 2 * 16; }
+    DEVICE void sums(const short* at, int s, int (&sum)[4]) {
+        // Of the eight of a half every other one.
+        const uint4 half = reinterpret_cast<const uint4*>(at)[s / 2];
+        const u32 of[4] = {half.x, half.y, half.z, half.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) sum[j] = short(of[j] >> (s % 2 * 16));
+    }
 };
 
 struct q2_k : Planes {
@@ -111,10 +118,9 @@ struct q6_k : Planes {
 };
 
 // Eight scales and minimums of six bits in three words, and what is common to Q4_K and Q5_K.
-struct Pairs {
-    static constexpr int BLOCK = 256, ACT = 256, SPAN = 64, SUB = 32, BIAS = 0;
+struct Pairs : Consecutive<64> {
+    static constexpr int BLOCK = 256, ACT = 256, SUB = 32, BIAS = 0;
     static constexpr bool HAS_MIN = true;
-    DEVICE int offset(int s, int j) { return 64 * s + 16 * j; }
     // head: d and dmin, then the scales. Bytes 0-3 have scales 0-3 in their low six bits and the high bits of scales 4-7 above, bytes
     // 4-7 the minimums likewise, bytes 8-11 the low nibbles of scales and minimums 4-7.
     DEVICE void scales(const u32 (&head)[4], int s, float (&scale)[2], float (&min)[2]) {

@@ -4,15 +4,14 @@
 #include "common.cuh"
 
 template <int BYTES_, int ALIGN, bool FIVE, bool MIN, int BIAS_>
-struct Simple {
-    static constexpr int BLOCK = 32, BYTES = BYTES_, SUB = 32, BIAS = BIAS_, ACT = 32, SPAN = 32;
+struct Simple : Consecutive<32> {
+    static constexpr int BLOCK = 32, BYTES = BYTES_, SUB = 32, BIAS = BIAS_, ACT = 32;
     static constexpr bool HAS_MIN = MIN;
     static constexpr int WORDS = FIVE ? 5 : 4;
     struct Raw {
         u32 head;
         u32 w[WORDS];
     };
-    DEVICE int offset(int, int j) { return 16 * j; }
     DEVICE Raw load(const u8* block, int) {
         Raw r;
         r.head = MIN ? __ldg(reinterpret_cast<const u32*>(block)) : load_u16(block);
@@ -35,14 +34,13 @@ typedef Simple<20, 4, false, true, 0> q4_1;
 typedef Simple<22, 2, true, false, 16> q5_0;
 typedef Simple<24, 4, true, true, 0> q5_1;
 
-struct q8_0 {
-    static constexpr int BLOCK = 32, BYTES = 34, SUB = 32, BIAS = 0, ACT = 32, SPAN = 32;
+struct q8_0 : Consecutive<32> {
+    static constexpr int BLOCK = 32, BYTES = 34, SUB = 32, BIAS = 0, ACT = 32;
     static constexpr bool HAS_MIN = false;
     struct Raw {
         u32 d;
         u32 w[8];
     };
-    DEVICE int offset(int, int j) { return 16 * j; }
     DEVICE Raw load(const u8* block, int) {
         Raw r;
         r.d = load_u16(block);

@@ -28,14 +28,13 @@ struct tq2_0 : Planes {
 
 // Span s < 5 is digit s of the first 32 bytes. Of the next 16 bytes span 5 is digits 0 and 1, span 6 digits 2 and 3, and span 7 digit 4
 // followed by four digits of the last four bytes.
-struct tq1_0 {
-    static constexpr int BLOCK = 256, BYTES = 54, SUB = 32, BIAS = 1, ACT = 256, SPAN = 32;
+struct tq1_0 : Consecutive<32> {
+    static constexpr int BLOCK = 256, BYTES = 54, SUB = 32, BIAS = 1, ACT = 256;
     static constexpr bool HAS_MIN = false;
     struct Raw {
         u32 d;
         u32 w[8];
     };
-    DEVICE int offset(int s, int j) { return 32 * s + 16 * j; }
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
         r.d = load_u16(block + 52);
