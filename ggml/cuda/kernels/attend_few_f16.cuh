@@ -1,0 +1,126 @@
+// Attention of few rows over F16. Operands go from memory to registers as tensor cores want them: a thread's two words of a step, by the book
+// elements 2t and 2t + 8, are here four that follow each other, so that one load of 16 bytes fills two steps.
+#pragma once
+
+#include "attend_few.cuh"
+
+// Rows of D elements at most, of a multiple of 8.
+template <u32 D>
+struct FewF16 {
+    const AttendArgs& a;
+    CacheRows values;
+    FewKeys at;
+
+    // Keys g and 8 + g of 16: of each 32 elements the thread's eight.
+    uint4 k[2][D / 32];
+    // Values 2t, 2t + 1, 2t + 8, 2t + 9: of each 64 elements the thread's eight.
+    uint4 v[D / 64][4];
+    // Queries, the same elements as of keys.
+    u32 q[D / 16][4];
+    float back;
+
+    // Positions that are too many are read as the last.
+    METHOD const u8* row_of(const CacheRows& rows, u32 pos) const { return attend_row(a, rows, at.table, at.kv, min(pos, at.to - 1)); }
+
+    METHOD void load_keys(u32 base) {
+#pragma unroll
+        for (u32 n = 0; n < 2; n++) {
+            const uint4* row = (const uint4*)row_of(a.k, base + 8 * n + at.g);
+#pragma unroll
+            for (u32 i = 0; i < D / 32; i++) k[n][i] = 32 * i + 8 * at.t < a.k.dim ? __ldg(row + 4 * i + at.t) : make_uint4(0, 0, 0, 0);
+        }
+    }
+
+    METHOD void load_values(u32 base) {
+#pragma unroll
+        for (u32 p = 0; p < 4; p++) {
+            const uint4* row = (const uint4*)row_of(values, base + 2 * at.t + p / 2 * 8 + p % 2);
+#pragma unroll
+            for (u32 b = 0; b < D / 64; b++) v[b][p] = 64 * b + 8 * at.g < values.dim ? __ldg(row + 8 * b + at.g) : make_uint4(0, 0, 0, 0);
+        }
+    }
+
+    // The query of head g, or zeros.
+    METHOD void load_query(const float* from) {
+        float x[D / 32][8], largest = 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < D / 32; i++) {
+            const bool some = from && 32 * i + 8 * at.t < a.k.dim;
+#pragma unroll
+            for (u32 c = 0; c < 8; c++) {
+                x[i][c] = some ? from[32 * i + 8 * at.t + c] * (a.scale * LOG2_E) : 0.0f;
+                largest = fmaxf(largest, fabsf(x[i][c]));
+            }
+        }
+        largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 2));
+        const float up = scale_for_halves(largest, back);
+#pragma unroll
+        for (u32 i = 0; i < D / 32; i++) {
+#pragma unroll
+            for (u32 w = 0; w < 4; w++) {
+                u32(&step)[4] = q[2 * i + w / 2];
+                split_halves(x[i][2 * w] * up, x[i][2 * w + 1] * up, step[w % 2 * 2], step[w % 2 * 2 + 1]);
+            }
+        }
+    }
+
+    // Weights of positions 2t, 2t + 1, 2t + 8 and 2t + 9 for head g, as halves.
+    METHOD void weigh(FewSums<D>& sums, u32 base, u32 (&high)[2], u32 (&low)[2]) {
+        float s[2][4] = {};
+#pragma unroll
+        for (u32 i = 0; i < D / 32; i++) {
+#pragma unroll
+            for (u32 n = 0; n < 2; n++) {
+                mma_f16(s[n], q[2 * i], {k[n][i].x, k[n][i].y});
+                mma_f16(s[n], q[2 * i + 1], {k[n][i].z, k[n][i].w});
+            }
+        }
+        float weights[2][2];
+#pragma unroll
+        for (u32 n = 0; n < 2; n++) {
+#pragma unroll
+            for (u32 i = 0; i < 2; i++) {
+                weights[n][i] = base + 8 * n + 2 * at.t + i < at.to ? (s[n][i] + s[n][i + 2]) * back : -INFINITY;
+            }
+        }
+        sums.weigh(weights);
+#pragma unroll
+        for (u32 n = 0; n < 2; n++) split_halves(weights[n][0], weights[n][1], high[n], low[n]);
+    }
+
+    METHOD void add_values(FewSums<D>& sums, const u32 (&high)[2], const u32 (&low)[2]) {
+#pragma unroll
+        for (u32 b = 0; b < D / 64; b++) {
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) {
+                u32 word[4];
+#pragma unroll
+                for (u32 p = 0; p < 4; p++) word[p] = j == 0 ? v[b][p].x : j == 1 ? v[b][p].y : j == 2 ? v[b][p].z : v[b][p].w;
+                // Words hold two elements of a position; the product wants two positions of an element.
+                const u32 pairs[4] = {
+                    __byte_perm(word[0], word[1], 0x5410), __byte_perm(word[0], word[1], 0x7632),
+                    __byte_perm(word[2], word[3], 0x5410), __byte_perm(word[2], word[3], 0x7632)};
+                mma_f16(sums.acc[4 * b + j], pairs, high);
+                mma_f16(sums.acc[4 * b + j], pairs, low);
+            }
+        }
+    }
+
+    METHOD void walk(FewSums<D>& sums) {
+        u32 base = at.from + threadIdx.x / 32 * 16;
+        if (base >= at.to) return;
+        load_keys(base);
+        load_values(base);
+        for (u32 next;; base = next) {
+            u32 high[2], low[2];
+            weigh(sums, base, high, low);
+            // The next 16 are on their way while these are worked on.
+            next = base + FEW_WARPS * 16;
+            if (next < at.to) load_keys(next);
+            add_values(sums, high, low);
+            if (next >= at.to) break;
+            load_values(next);
+        }
+    }
+};
