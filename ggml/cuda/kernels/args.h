@@ -226,8 +226,10 @@ struct CombineArgs {
 // Grid n_spans, ceil(n_head / n_head_kv / HEADS) * n_head_kv, rows; ATTEND_THREADS. The first of these that fits, with its HEADS:
 //   attend_few_latent_f16   k.dim = 576, v.dim = 512, v.row = 0, k F16              16, dynamic shared memory ATTEND_LATENT_SHARED bytes
 //   attend_few_latent_wide  the same, other types                                   16, as well
-//   attend_few_f16_64    F16, k.dim and v.dim <= 64 and multiples of 8               8
-//   attend_few_f16_128   F16, k.dim and v.dim <= 128 and multiples of 8              8
+//   attend_few_f16_64       F16, k.dim and v.dim <= 64 and multiples of 8            8
+//   attend_few_f16_128      F16, k.dim and v.dim <= 128 and multiples of 8           8
+//   attend_few_q8_0_64      Q8_0, k.dim and v.dim <= 64                              8
+//   attend_few_q8_0_128     Q8_0, k.dim and v.dim <= 128                             8
 //   attend_few_any                                                                   8
 // attend_merge: combines the spans into y. Grid n_head, rows; 128.
 //

@@ -30,8 +30,8 @@ struct FewSums {
         }
     }
 
-    // Scores of positions 2t, 2t + 1, 8 + 2t and 9 + 2t for head g become weights.
-    METHOD void weigh(float (&s)[2][2]) {
+    // Scores of positions 2t, 2t + 1, 8 + 2t and 9 + 2t for head g become weights, times 2^exponent.
+    METHOD void weigh(float (&s)[2][2], float exponent) {
         float next = fmaxf(fmaxf(most, fmaxf(s[0][0], s[0][1])), fmaxf(s[1][0], s[1][1]));
         next = fmaxf(next, __shfl_xor_sync(FULL_WARP, next, 1));
         next = fmaxf(next, __shfl_xor_sync(FULL_WARP, next, 2));
@@ -53,7 +53,7 @@ struct FewSums {
         for (u32 n = 0; n < 2; n++) {
 #pragma unroll
             for (u32 i = 0; i < 2; i++) {
-                s[n][i] = attend_weight(s[n][i] + WEIGHT_EXPONENT, most);
+                s[n][i] = attend_weight(s[n][i] + exponent, most);
                 sum += s[n][i];
             }
         }

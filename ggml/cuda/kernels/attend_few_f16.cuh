@@ -84,7 +84,7 @@ struct FewF16 {
                 weights[n][i] = base + 8 * n + 2 * at.t + i < at.to ? (s[n][i] + s[n][i + 2]) * back : -INFINITY;
             }
         }
-        sums.weigh(weights);
+        sums.weigh(weights, WEIGHT_EXPONENT);
 #pragma unroll
         for (u32 n = 0; n < 2; n++) split_halves(weights[n][0], weights[n][1], high[n], low[n]);
     }

@@ -41,6 +41,10 @@ impl Shape {
         self.types == (GgmlType::F16, GgmlType::F16)
     }
 
+    fn is_q8_0(&self) -> bool {
+        self.types == (GgmlType::Q8_0, GgmlType::Q8_0)
+    }
+
     /// Rows of MLA's absorbed form.
     fn is_latent(&self) -> bool {
         self.prefix && (self.k_dim, self.v_dim) == (576, 512)
@@ -54,6 +58,8 @@ impl Shape {
             s if s.is_latent() => Variant::latent("attend_few_latent_wide"),
             s if s.is_f16() && eights && s.dims_within(64, 64) => Variant::few("attend_few_f16_64"),
             s if s.is_f16() && eights && s.dims_within(128, 128) => Variant::few("attend_few_f16_128"),
+            s if s.is_q8_0() && s.dims_within(64, 64) => Variant::few("attend_few_q8_0_64"),
+            s if s.is_q8_0() && s.dims_within(128, 128) => Variant::few("attend_few_q8_0_128"),
             _ => Variant::few("attend_few_any"),
         }
     }
