@@ -86,13 +86,13 @@ struct FewQ8 {
             for (u32 i = 0; i < D / 32; i++) {
                 if (32 * i >= a.k.dim) break;
                 u32 b[2];
-                int c[4] = {};
+                int c[4];
                 words(keys + (8 * n + at.g) * a.k.row + Q8_BLOCK * i + 2 + 8 * at.t, b);
-                mma_s8_k32(c, q[i], b);
+                mma_s8_k32(c, q[i], b, INT_AS_FLOAT);
 #pragma unroll
                 for (u32 j = 0; j < 2; j++) {
                     const float d = scale_at(keys + (8 * n + 2 * at.t + j) * a.k.row + Q8_BLOCK * i);
-                    s[n][j] += d * scale[i] * ((float)c[j] + (float)c[2 + j] * (1.0f / 254.0f));
+                    s[n][j] += d * scale[i] * (counted_to_float(c[j]) + counted_to_float(c[2 + j]) * (1.0f / 254.0f));
                 }
             }
 #pragma unroll
