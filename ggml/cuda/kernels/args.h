@@ -160,7 +160,7 @@ struct MatvecArgs {
 #define MATVEC_THREADS 128
 
 // Products of many rows, matmul_FORMAT and matmul_gate_up_FORMAT: as matvec, for any number of rows.
-// Grid ceil(n_out / MATMUL_OUT), tiles, groups; MATMUL_THREADS.
+// Grid ceil(n_out / MATMUL_OUT) or ceil(n_out / MATMUL_GATE_UP_OUT), tiles, groups; MATMUL_THREADS.
 // Without a grouping (tile_list null) tile t is rows t * MATMUL_ROWS .. of the n_rows, and group g = z is as in matvec.
 // With one, z is 1 and tile t < *n_tiles is tile_list[t] = (matrix, first, n): for i < n, the pair p = order[first + i] reads
 // activation row p / x_div and writes row p of y. Tiles beyond *n_tiles have nothing to do.
@@ -175,9 +175,10 @@ struct MatmulArgs {
     const u32* n_tiles;
     const u32* order;
 };
-#define MATMUL_OUT 64
+#define MATMUL_OUT 128
+#define MATMUL_GATE_UP_OUT 64
 #define MATMUL_ROWS 64
-#define MATMUL_THREADS 128
+#define MATMUL_THREADS 256
 
 // router: logits to the n_used chosen experts and their weights, as in src/ops/router.rs. Grid rows; 32.
 // The largest number of experts is 1024.

@@ -1,5 +1,7 @@
 // The kernels of one format, FORMAT: its module.
 #include "embed.cuh"
+#include "matmul.cuh"
+#include "matmul_plain.cuh"
 #include "matvec.cuh"
 
 typedef FORMAT Format;
@@ -13,3 +15,13 @@ MATVEC(1)
 MATVEC(2)
 MATVEC(4)
 MATVEC(8)
+
+template <bool GATE_UP>
+DEVICE void many(const MatmulArgs& a) {
+    if constexpr (is_plain<Format>)
+        matmul_plain<Format, GATE_UP>(a);
+    else
+        matmul<Format, GATE_UP>(a);
+}
+KERNEL_OCCUPANCY(CAT(matmul_, FORMAT), MATMUL_THREADS, 2, MatmulArgs) { many<false>(a); }
+KERNEL_OCCUPANCY(CAT(matmul_gate_up_, FORMAT), MATMUL_THREADS, 2, MatmulArgs) { many<true>(a); }

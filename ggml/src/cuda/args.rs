@@ -127,11 +127,13 @@ pub(super) const MATVEC_OUT: u32 = 4;
 /// Threads of a block of `matvec`.
 pub(super) const MATVEC_THREADS: u32 = 128;
 /// Output columns of a tile of `matmul`.
-pub(super) const MATMUL_OUT: u32 = 64;
+pub(super) const MATMUL_OUT: u32 = 128;
+/// Output columns of a tile of `matmul_gate_up`.
+pub(super) const MATMUL_GATE_UP_OUT: u32 = 64;
 /// Rows of a tile of `matmul`.
 pub(super) const MATMUL_ROWS: u32 = 64;
 /// Threads of a block of `matmul`.
-pub(super) const MATMUL_THREADS: u32 = 128;
+pub(super) const MATMUL_THREADS: u32 = 256;
 /// Spans of the keys of a row at the most.
 pub(super) const MAX_SPANS: u32 = 64;
 /// Keys of a span at the least.

@@ -3,7 +3,8 @@
 use super::{Compiler, FEW, Launcher, NO_Q8, RegionId, Slot};
 use crate::act::ActFormat;
 use crate::cuda::args::{
-    self, MATMUL_OUT, MATMUL_ROWS, MATMUL_THREADS, MATVEC_OUT, MATVEC_THREADS, MatmulArgs, MatvecArgs, SiluMulArgs,
+    self, MATMUL_GATE_UP_OUT, MATMUL_OUT, MATMUL_ROWS, MATMUL_THREADS, MATVEC_OUT, MATVEC_THREADS,
+    MatmulArgs, MatvecArgs, SiluMulArgs,
 };
 use crate::cuda::driver::DevicePtr;
 use crate::cuda::modules::{Geometry, Kernel};
@@ -38,6 +39,8 @@ pub(super) struct Products {
     /// For up to 1, 2, 4 and 8 rows.
     few: [Kernel<MatvecArgs>; 4],
     many: Kernel<MatmulArgs>,
+    /// Output columns of a tile of `many`.
+    tile_out: u32,
 }
 
 /// How the pairs of rows and experts are sorted.
@@ -64,7 +67,7 @@ impl Products {
             // SAFETY: as the caller says; the kernel takes as many rows as there are.
             return unsafe { self.launch_few(m, groups) };
         }
-        let grid = [m.n_out.div_ceil(MATMUL_OUT), m.n_rows.div_ceil(MATMUL_ROWS), groups];
+        let grid = [m.n_out.div_ceil(self.tile_out), m.n_rows.div_ceil(MATMUL_ROWS), groups];
         let args = MatmulArgs { m, tile_list: 0, n_tiles: 0, order: 0 };
         // SAFETY: as the caller says.
         unsafe { self.many.launch(Geometry::new(grid, MATMUL_THREADS), &args) }
@@ -85,9 +88,15 @@ impl Products {
     ///
     /// # Safety
     /// As above; the grouping has been made for these pairs.
-    pub unsafe fn launch_grouped(&self, l: &Launcher<'_>, m: MatvecArgs, g: Grouping, n_pairs: u32) -> Result<()> {
+    pub unsafe fn launch_grouped(
+        &self,
+        l: &Launcher<'_>,
+        m: MatvecArgs,
+        g: Grouping,
+        n_pairs: u32,
+    ) -> Result<()> {
         let (order, tile_list, n_tiles) = (l.at(g.order), l.at(g.tiles), l.at(g.n_tiles));
-        let grid = [m.n_out.div_ceil(MATMUL_OUT), tiles(n_pairs as usize, g.n_expert) as u32, 1];
+        let grid = [m.n_out.div_ceil(self.tile_out), tiles(n_pairs as usize, g.n_expert) as u32, 1];
         let args = MatmulArgs { m, tile_list, n_tiles, order };
         // SAFETY: as the caller says.
         unsafe { self.many.launch(Geometry::new(grid, MATMUL_THREADS), &args) }
@@ -143,6 +152,7 @@ impl Compiler<'_> {
         Ok(Products {
             few: [of(1)?, of(2)?, of(4)?, of(8)?],
             many: self.kernel(&format!("{many}_{ty}"))?,
+            tile_out: if gated { MATMUL_GATE_UP_OUT } else { MATMUL_OUT },
         })
     }
 
