@@ -17,6 +17,11 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// Whether latent attention is to take its absorbed form whatever the lengths are.
+    fn prefers_absorbed(&self) -> bool {
+        false
+    }
+
     /// An empty cache where its programs want it, for up to `capacity` positions a sequence.
     ///
     /// # Errors

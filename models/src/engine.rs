@@ -59,6 +59,8 @@ pub struct Engine {
     watch: Watch,
     /// Compiled when first used.
     programs: Vec<(MlaForm, Compiled)>,
+    /// What goes on if the backend fails.
+    fallback: Option<Arc<dyn Backend>>,
 }
 
 struct Compiled {
@@ -77,7 +79,36 @@ impl Engine {
         let default = model.default_cache_type();
         let layers = model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default));
         let cache = backend.cache(&layers, options.n_ctx)?;
-        Ok(Engine { model, backend, options, layers, cache, watch: Watch::Nothing, programs: vec![] })
+        let (watch, programs) = (Watch::Nothing, vec![]);
+        Ok(Engine { model, backend, options, layers, cache, watch, programs, fallback: None })
+    }
+
+    /// Names the backend that goes on if a device fails, see [`Engine::fall_back`].
+    pub fn with_fallback(mut self, backend: Arc<dyn Backend>) -> Engine {
+        self.fallback = Some(backend);
+        self
+    }
+
+    /// Takes all memory of devices now that steps will need: for the weights, the buffers and a full context.
+    ///
+    /// # Errors
+    /// If there is not so much.
+    pub fn prepare(&mut self) -> Result<()> {
+        self.cache.reserve()?;
+        let form = self.options.mla.unwrap_or(MlaForm::Absorbed);
+        self.compiled(form).map(|_| ())
+    }
+
+    /// Goes on with the fallback, if there is one, and an empty cache; says whether it does.
+    ///
+    /// # Errors
+    /// If the cache cannot be made.
+    pub fn fall_back(&mut self) -> Result<bool> {
+        let Some(backend) = self.fallback.take() else { return Ok(false) };
+        self.programs.clear();
+        self.cache = backend.cache(&self.layers, self.options.n_ctx)?;
+        self.backend = backend;
+        Ok(true)
     }
 
     /// Watches what meets the weights, from the next step on. Multi-head latent attention takes its absorbed form then, in
@@ -151,6 +182,9 @@ impl Engine {
         if self.watch != Watch::Nothing {
             return MlaForm::Absorbed;
         }
+        if self.options.mla.is_none() && self.backend.prefers_absorbed() {
+            return MlaForm::Absorbed;
+        }
         let keys = rows.iter().map(|r| r.pos as usize + 1).max().unwrap_or(0);
         let cheaper =
             || self.model.network().mla().map_or(MlaForm::Absorbed, |c| c.cheaper(rows.len(), keys));
@@ -158,18 +192,21 @@ impl Engine {
     }
 
     fn run(&mut self, form: MlaForm, rows: &[Row]) -> Result<StepOutput> {
-        let index = match self.programs.iter().position(|p| p.0 == form) {
-            Some(i) => i,
-            None => {
-                let step = self.model.record_watching(form, self.watch)?;
-                let program = self.backend.compile(&step.graph, &self.layers, self.options.n_batch)?;
-                let (hidden, logits, watched) = (step.hidden, step.logits, step.watched);
-                self.programs.push((form, Compiled { program, hidden, logits, watched }));
-                self.programs.len() - 1
-            }
-        };
+        let index = self.compiled(form)?;
         let c = &mut self.programs[index].1;
         c.program.run(rows, &mut self.cache, &[])?;
         Ok(StepOutput { logits: c.program.read(c.logits)?, hidden: c.program.read(c.hidden)? })
+    }
+
+    /// The program for a form.
+    fn compiled(&mut self, form: MlaForm) -> Result<usize> {
+        if let Some(i) = self.programs.iter().position(|p| p.0 == form) {
+            return Ok(i);
+        }
+        let step = self.model.record_watching(form, self.watch)?;
+        let program = self.backend.compile(&step.graph, &self.layers, self.options.n_batch)?;
+        let (hidden, logits, watched) = (step.hidden, step.logits, step.watched);
+        self.programs.push((form, Compiled { program, hidden, logits, watched }));
+        Ok(self.programs.len() - 1)
     }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use ggml_sys::graph::Row;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, StepOutput};
 use crate::error::{Error, Result};
 
 /// Which logits [`Session::eval`] gives back.
@@ -105,7 +105,10 @@ impl Session {
                 output: want == Want::All || (want == Want::Last && done + i + 1 == tokens.len()),
             };
             let rows: Vec<Row> = piece.iter().enumerate().map(row).collect();
-            let output = self.engine.step(&rows)?;
+            let output = match self.engine.step(&rows) {
+                Err(Error::Compute(e @ ggml_sys::Error::Device { .. })) => self.step_elsewhere(e, &rows)?,
+                output => output?,
+            };
             self.tokens.extend_from_slice(piece);
             done += piece.len();
             if on_piece(done, &output.logits).is_break() {
@@ -113,5 +116,27 @@ impl Session {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// After a device failed: processes all tokens again on the fallback, and then the rows.
+    ///
+    /// # Errors
+    /// The device's if there is no fallback.
+    fn step_elsewhere(&mut self, e: ggml_sys::Error, rows: &[Row]) -> Result<StepOutput> {
+        if !self.engine.fall_back()? {
+            return Err(e.into());
+        }
+        log::warn!("{e}; going on with {}", self.engine.backend().name());
+        let n_batch = self.engine.options().n_batch;
+        for (i, piece) in self.tokens.chunks(n_batch).enumerate() {
+            let row = |(j, &token): (usize, &u32)| Row {
+                token,
+                pos: (i * n_batch + j) as u32,
+                seq: SEQ,
+                output: false,
+            };
+            self.engine.step(&piece.iter().enumerate().map(row).collect::<Vec<_>>())?;
+        }
+        self.engine.step(rows)
     }
 }

@@ -278,6 +278,24 @@ impl Cache {
         Ok(())
     }
 
+    /// Takes the memory for a full sequence now, if some of it is a device's, so that it cannot be missing later. The host
+    /// commits memory as it is filled.
+    ///
+    /// # Errors
+    /// If there is not so much.
+    pub fn reserve(&mut self) -> Result<()> {
+        if self.places.iter().all(|p| p.memory.is_none() || p.bytes == 0) {
+            return Ok(());
+        }
+        let mut taken = vec![];
+        let mut reserved = Ok(());
+        while self.chunks.len() < self.capacity.div_ceil(CHUNK) && reserved.is_ok() {
+            reserved = self.allocate().map(|chunk| taken.push(chunk));
+        }
+        self.free.extend(taken);
+        reserved
+    }
+
     fn check(&self, batch: &[Row]) -> Result<()> {
         let mut next: HashMap<u32, usize> = HashMap::new();
         for row in batch {

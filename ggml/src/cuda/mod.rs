@@ -97,6 +97,11 @@ impl Backend for Cuda {
         Ok(Box::new(CudaProgram::new(device, modules, weights, graph, layers, max_rows, share)?))
     }
 
+    // The naive form decodes its matrices to F32, and expands all keys for every batch.
+    fn prefers_absorbed(&self) -> bool {
+        true
+    }
+
     fn memory(&self) -> Option<Arc<dyn ChunkMemory>> {
         Some(Arc::new(OnDevice(self.device.clone())))
     }

@@ -177,7 +177,8 @@ impl CudaProgram {
         let of = |r: &super::compile::Region| if r.rows == kind { r.per_row * rows + r.fixed } else { 0 };
         let sizes: Vec<usize> = self.plan.regions.iter().map(of).collect();
         let (places, len) = place(&sizes, &self.plan.lives);
-        let memory = self.device.alloc("activations", 4 * len)?;
+        // Zeros, as on every backend: columns that nothing writes may be read.
+        let memory = self.device.zeroed("activations", 4 * len)?;
         for (i, region) in self.plan.regions.iter().enumerate().filter(|(_, r)| r.rows == kind) {
             debug_assert!(region.per_row * rows + region.fixed == sizes[i]);
             self.places[i] = memory.at() + 4 * places[i] as u64;

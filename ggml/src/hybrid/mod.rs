@@ -49,6 +49,10 @@ impl Backend for Hybrid {
         self.backends.iter().map(|b| b.name()).collect::<Vec<_>>().join(" + ")
     }
 
+    fn prefers_absorbed(&self) -> bool {
+        self.backends.iter().any(|b| b.prefers_absorbed())
+    }
+
     fn cache(&self, layers: &[LayerCache], capacity: usize) -> Result<Cache> {
         let memories = self.backends.iter().map(|b| b.memory()).collect();
         Cache::in_memories(layers, capacity, memories, &self.placement.layers[..layers.len()])

@@ -15,13 +15,15 @@ use ggml_sys::reference::Reference;
 use ggml_sys::{Bytes, Error, GgmlType, Shape, Tensor};
 
 /// Backends that must give the same bits: every instruction set of this machine, with one thread and with several; and CUDA, on the
-/// device of a driver that is named or on the simulated one.
+/// device of a driver that is named or on the simulated one. `FATHOM_BACKENDS=cpu` or `cuda` leaves out the others.
 pub fn backends() -> Vec<Vec<Box<dyn Backend>>> {
+    let only = std::env::var("FATHOM_BACKENDS").unwrap_or_default();
     let threads = |n| NonZeroUsize::new(n).unwrap();
     let cpu = kernels::available().map(|k| {
         [1, 2, 5].map(|n| Box::new(Cpu::with_kernels(threads(n), k).unwrap()) as Box<dyn Backend>).into()
     });
-    let cuda = cuda().map(|c| vec![Box::new(c) as Box<dyn Backend>]);
+    let cpu = cpu.filter(|_| only != "cuda");
+    let cuda = (only != "cpu").then(cuda).flatten().map(|c| vec![Box::new(c) as Box<dyn Backend>]);
     cpu.chain(cuda).collect()
 }
 
