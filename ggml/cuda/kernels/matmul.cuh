@@ -16,10 +16,11 @@ struct MatmulShared {
     static constexpr int SUBS = STEP / F::SUB, ACTS = F::ACT == 32 ? 4 : 1, MINS = F::HAS_MIN ? SUBS : 1;
     uint4 w[MATMUL_OUT * 8];
     uint4 x[2][MATMUL_ROWS * 8];
-    float scale[SUBS][MATMUL_OUT];
-    float min[MINS][MATMUL_OUT];
-    float d[ACTS][MATMUL_ROWS];
-    float sum[MINS][MATMUL_ROWS];
+    // Eight more than there are, for the sake of banks.
+    float scale[SUBS][MATMUL_OUT + 8];
+    float min[MINS][MATMUL_OUT + 8];
+    float d[ACTS][MATMUL_ROWS + 8];
+    float sum[MINS][MATMUL_ROWS + 8];
     u32 x_row[MATMUL_ROWS];
     u32 y_row[MATMUL_ROWS];
 };
@@ -34,8 +35,9 @@ constexpr u32 thread_spans = MATMUL_OUT * step_spans<F> / MATMUL_THREADS;
 template <class F>
 struct Ahead {
     typename F::Raw raw[thread_spans<F>];
-    float d[F::ACT == 32 ? 4 : 1];
-    u32 sums[4];
+    // Of row threadIdx.x / 4, columns 32 (threadIdx.x % 4) ..
+    float d;
+    u32 sums;
 };
 
 template <class F>
@@ -46,16 +48,12 @@ DEVICE void load_step(const MatvecArgs& a, const u8* const (&w)[thread_spans<F>]
 #pragma unroll
         for (u32 i = 0; i < thread_spans<F>; i++) ahead.raw[i] = F::load(w[i] + span / SPANS * F::BYTES, span % SPANS);
     }
-    if (threadIdx.x >= MATMUL_ROWS) return;
-    const u32 row = s.x_row[threadIdx.x];
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        const bool some = row != NO_ROW && k0 + 32 * i < a.k;
-        const u64 at = (u64(row) * a.k + k0) / 32 + i;
-        if (F::ACT == 32) ahead.d[F::ACT == 32 ? i : 0] = some ? __ldg(a.q.d + at) : 0;
-        if (F::HAS_MIN) ahead.sums[i] = some ? __ldg(reinterpret_cast<const u32*>(a.q.sums) + at) : 0;
-    }
-    if (F::ACT == 256) ahead.d[0] = row != NO_ROW ? __ldg(a.q.d + (u64(row) * a.k + k0) / 256) : 0;
+    static_assert(MATMUL_THREADS == 4 * MATMUL_ROWS, "a thread for each 32 numbers of a step");
+    const u32 row = s.x_row[threadIdx.x / 4], k = k0 + threadIdx.x % 4 * 32;
+    const bool some = row != NO_ROW && k < a.k;
+    const u64 at = u64(row) * a.k + k;
+    if (F::ACT == 32 || threadIdx.x % 4 == 0) ahead.d = some ? __ldg(a.q.d + at / F::ACT) : 0;
+    if (F::HAS_MIN) ahead.sums = some ? __ldg(reinterpret_cast<const u32*>(a.q.sums) + at / 32) : 0;
 }
 
 // Puts the activations of a step on their way.
@@ -97,19 +95,25 @@ DEVICE void unpack_step(const MatvecArgs& a, MatmulShared<F>& s, u32 k0, const A
             if (F::HAS_MIN) s.min[sub][row] = some ? p.min[of] : 0;
         }
     }
-    if (threadIdx.x >= MATMUL_ROWS) return;
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        if (F::ACT == 32 || i == 0) s.d[F::ACT == 32 ? i : 0][threadIdx.x] = ahead.d[F::ACT == 32 ? i : 0];
-        if (!F::HAS_MIN) continue;
-        const float first = float(short(ahead.sums[i])), second = float(int(ahead.sums[i]) >> 16);
-        if (F::SUB == 16) {
-            s.sum[2 * i][threadIdx.x] = first;
-            s.sum[2 * i + 1][threadIdx.x] = second;
+    const u32 row = threadIdx.x / 4, part = threadIdx.x % 4;
+    if (F::ACT == 32)
+        s.d[F::ACT == 32 ? part : 0][row] = ahead.d;
+    else if (part == 0)
+        s.d[0][row] = ahead.d;
+    if constexpr (F::HAS_MIN) {
+        const float first = float(short(ahead.sums)), second = float(int(ahead.sums) >> 16);
+        if constexpr (F::SUB == 16) {
+            s.sum[2 * part][row] = first;
+            s.sum[2 * part + 1][row] = second;
         } else {
-            s.sum[i][threadIdx.x] = first + second;
+            s.sum[part][row] = first + second;
         }
     }
+}
+
+DEVICE void load_pair(float (&to)[2], const float* from) {
+    const float2 v = *reinterpret_cast<const float2*>(from);
+    to[0] = v.x, to[1] = v.y;
 }
 
 // Adds a step's products: acc[m][n] += d Σ over sub-blocks (scale Σqx + min Σx).
@@ -117,52 +121,58 @@ template <class F>
 DEVICE void multiply_step(const MatmulShared<F>& s, u32 k0, u32 n_rows, float (&acc)[2][4][4]) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const u32 out = warp % 4 * 32, row = warp / 4 * 32;
-    const uint4* x = s.x[k0 / STEP % 2];
+    const uint4* x_tile = s.x[k0 / STEP % 2];
     if (row >= n_rows) return;
+    constexpr u32 SUBS = 32 / F::SUB;
     float sum[2][4][4] = {};
 #pragma unroll 1
     for (u32 k = 0; k < STEP / 32; k++) {
         u32 w[2][4];
+        float scale[2][SUBS][2], min[2][SUBS][2];
 #pragma unroll
-        for (u32 m = 0; m < 2; m++) ldmatrix_x4(w[m], s.w + piece(out + m * 16 + lane % 16, 2 * k + lane / 16));
+        for (u32 m = 0; m < 2; m++) {
+            ldmatrix_x4(w[m], s.w + piece(out + m * 16 + lane % 16, 2 * k + lane / 16));
+#pragma unroll
+            for (u32 i = 0; i < 2 * SUBS; i++) {
+                const u32 sub = k * SUBS + i / 2, at = out + m * 16 + g + i % 2 * 8;
+                scale[m][i / 2][i % 2] = s.scale[sub][at];
+                if (F::HAS_MIN) min[m][i / 2][i % 2] = s.min[sub][at];
+            }
+        }
 #pragma unroll
         for (u32 pair = 0; pair < 2; pair++) {
             // Sixteen rows that are not there are not multiplied.
             if (row + pair * 16 >= n_rows) break;
-            u32 b[4];
-            ldmatrix_x4(b, x + piece(row + pair * 16 + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+            u32 x[4];
+            ldmatrix_x4(x, x_tile + piece(row + pair * 16 + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
 #pragma unroll
             for (u32 half = 0; half < 2; half++) {
                 const u32 n = 2 * pair + half, column = row + n * 8 + 2 * t;
+                float sums[SUBS][2], d[2];
+#pragma unroll
+                for (u32 i = 0; i < SUBS; i++)
+                    if (F::HAS_MIN) load_pair(sums[i], &s.sum[F::HAS_MIN ? k * SUBS + i : 0][column]);
+                if (F::ACT == 32) load_pair(d, &s.d[F::ACT == 32 ? k : 0][column]);
 #pragma unroll
                 for (u32 m = 0; m < 2; m++) {
-                    float(&to)[4] = F::ACT == 32 ? acc[m][n] : sum[m][n];
                     float part[4] = {};
+                    float(&to)[4] = F::ACT == 32 ? part : sum[m][n];
 #pragma unroll
-                    for (u32 i = 0; i < 32 / F::SUB; i++) {
-                        const u32 sub = k * (32 / F::SUB) + i, at = out + m * 16 + g;
+                    for (u32 i = 0; i < SUBS; i++) {
                         int dot[4];
                         if (F::SUB == 32)
-                            mma_s8_k32(dot, w[m], {b[2 * half], b[2 * half + 1]}, INT_AS_FLOAT);
+                            mma_s8_k32(dot, w[m], {x[2 * half], x[2 * half + 1]}, INT_AS_FLOAT);
                         else
-                            mma_s8_k16(dot, {w[m][2 * i], w[m][2 * i + 1]}, b[2 * half + i], INT_AS_FLOAT);
-                        const float scale[2] = {s.scale[sub][at], s.scale[sub][at + 8]};
+                            mma_s8_k16(dot, {w[m][2 * i], w[m][2 * i + 1]}, x[2 * half + i], INT_AS_FLOAT);
 #pragma unroll
-                        for (int e = 0; e < 4; e++) part[e] = __fmaf_rn(scale[e / 2], counted_to_float(dot[e]), part[e]);
-                        if (F::HAS_MIN) {
-                            const float min[2] = {s.min[sub][at], s.min[sub][at + 8]};
-                            const float2 sums = *reinterpret_cast<const float2*>(&s.sum[sub][column]);
-#pragma unroll
-                            for (int e = 0; e < 4; e++) part[e] = __fmaf_rn(min[e / 2], e % 2 ? sums.y : sums.x, part[e]);
+                        for (int e = 0; e < 4; e++) {
+                            to[e] = __fmaf_rn(scale[m][i][e / 2], counted_to_float(dot[e]), to[e]);
+                            if (F::HAS_MIN) to[e] = __fmaf_rn(min[m][i][e / 2], sums[i][e % 2], to[e]);
                         }
                     }
                     if (F::ACT == 32) {
-                        const float2 d = *reinterpret_cast<const float2*>(&s.d[F::ACT == 32 ? k : 0][column]);
 #pragma unroll
-                        for (int e = 0; e < 4; e++) to[e] = __fmaf_rn(e % 2 ? d.y : d.x, part[e], to[e]);
-                    } else {
-#pragma unroll
-                        for (int e = 0; e < 4; e++) to[e] += part[e];
+                        for (int e = 0; e < 4; e++) acc[m][n][e] = __fmaf_rn(d[e % 2], part[e], acc[m][n][e]);
                     }
                 }
             }
@@ -171,11 +181,12 @@ DEVICE void multiply_step(const MatmulShared<F>& s, u32 k0, u32 n_rows, float (&
     if constexpr (F::ACT == 256) {
 #pragma unroll
         for (int n = 0; n < 4; n++) {
-            const float2 d = *reinterpret_cast<const float2*>(&s.d[0][row + n * 8 + 2 * t]);
+            float d[2];
+            load_pair(d, &s.d[0][row + n * 8 + 2 * t]);
 #pragma unroll
             for (int m = 0; m < 2; m++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) acc[m][n][e] = __fmaf_rn(e % 2 ? d.y : d.x, sum[m][n][e], acc[m][n][e]);
+                for (int e = 0; e < 4; e++) acc[m][n][e] = __fmaf_rn(d[e % 2], sum[m][n][e], acc[m][n][e]);
         }
     }
 }
