@@ -223,7 +223,8 @@ struct CombineArgs {
 // Batches of few rows take attend_few_* and attend_merge. The keys of a row are divided into spans by their number n = pos + 1 alone, so
 // that a row has the same result in any batch: span s is keys s * span(n) .. (s + 1) * span(n), where span(n) = ceil(n / MAX_SPANS)
 // rounded up to a multiple of MIN_SPAN. So a row has at most MAX_SPANS spans. n_spans may be any number that no row exceeds: the least
-// one for the longest row, or MAX_SPANS where the launch is recorded for all lengths. attend_few writes partial sums of the spans that a row has.
+// one for the longest row, or MAX_SPANS where the launch is recorded for all lengths. Partial sums are put together by the last block of
+// a row to come, which `arrived` counts: zeros before the first launch, and after each. Only attend_few_latent_* leave that to attend_merge.
 // Grid n_spans, ceil(n_head / n_head_kv / HEADS) * n_head_kv, rows; ATTEND_THREADS. The first of these that fits, with its HEADS:
 //   attend_few_latent_f16   k.dim = 576, v.dim = 512, v.row = 0, k F16              16, dynamic shared memory ATTEND_LATENT_SHARED bytes
 //   attend_few_latent_wide  the same, other types                                   16, as well
@@ -232,7 +233,7 @@ struct CombineArgs {
 //   attend_few_q8_0_64      Q8_0, k.dim and v.dim <= 64                              8
 //   attend_few_q8_0_128     Q8_0, k.dim and v.dim <= 128                             8
 //   attend_few_any                                                                   8
-// attend_merge: combines the spans into y. Grid n_head, rows; 128.
+// attend_merge, after attend_few_latent_*: grid n_head, rows; 128.
 //
 // Prompts take attend_many_*: grid ceil(rows / ROWS), n_head; ATTEND_THREADS. Rows of a tile may belong to different sequences.
 // The first of these that fits, with its ROWS:
@@ -259,6 +260,7 @@ struct AttendArgs {
     CacheRows v;
     Batch batch;
     float* partial;  // [rows, n_head, n_spans, v.dim + 2]: the weighted sum of values, the largest score, the sum of weights
+    u32* arrived;    // [rows, blocks y]
     u32 n_spans;
     u32 n_rows;
     u32 n_head;

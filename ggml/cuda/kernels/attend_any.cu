@@ -134,37 +134,12 @@ KERNEL(attend_few_any, ATTEND_THREADS, AttendArgs) {
             to[a.v.dim + 1] = s.sum[j];
         }
     }
+    attend_arrive(a, row, head, n_heads, (n + span - 1) / span);
 }
 
 KERNEL(attend_merge, 128, AttendArgs) {
-    SHARED(float, weights, [MAX_SPANS]);
-    SHARED(float, total, [1]);
-    const u32 head = blockIdx.x, row = blockIdx.y, n = a.batch.pos[row] + 1, span = attend_span(n);
-    const u32 spans = (n + span - 1) / span, dim = a.v.dim;
-    const float* from = attend_partial(a, row, head, 0);
-    if (threadIdx.x < 32) {
-        // A lane has two spans. Weights and their sum are taken in an order that the number of spans alone decides.
-        const u32 s0 = threadIdx.x, s1 = s0 + 32;
-        const float m0 = s0 < spans ? from[s0 * (dim + 2) + dim] : -INFINITY;
-        const float m1 = s1 < spans ? from[s1 * (dim + 2) + dim] : -INFINITY;
-        const float most = warp_max(fmaxf(m0, m1));
-        const float w0 = attend_weight(m0, most), w1 = attend_weight(m1, most);
-        float sum = 0.0f;
-        if (s0 < spans) sum += w0 * from[s0 * (dim + 2) + dim + 1];
-        if (s1 < spans) sum += w1 * from[s1 * (dim + 2) + dim + 1];
-        sum = warp_sum(sum);
-        weights[s0] = w0;
-        weights[s1] = w1;
-        if (s0 == 0) *total = sum;
-    }
-    __syncthreads();
-    float* y = a.y.at + row * a.y.stride + head * a.y.head;
-    for (u32 c = threadIdx.x; c < dim; c += blockDim.x) {
-        float sum = 0.0f;
-#pragma unroll 8
-        for (u32 s = 0; s < spans; s++) sum += weights[s] * from[s * (dim + 2) + c];
-        y[c] = sum / *total;
-    }
+    const u32 n = a.batch.pos[blockIdx.y] + 1, span = attend_span(n);
+    attend_merge_heads(a, blockIdx.y, blockIdx.x, 1, (n + span - 1) / span);
 }
 
 KERNEL(attend_many_any, ATTEND_THREADS, AttendArgs) {

@@ -69,7 +69,7 @@ struct FewKeys {
 // The sums of the warps, put together and written. Heads first .. first + n_heads of the row. Of each 8 E elements a thread has E that
 // follow each other.
 template <u32 D, u32 E>
-DEVICE void few_finish(const AttendArgs& a, const FewSums<D>& s, u32 row, u32 first, u32 n_heads) {
+DEVICE void few_finish(const AttendArgs& a, const FewSums<D>& s, u32 row, u32 first, u32 n_heads, u32 spans) {
     // Sums lie by their place in threads, acc[i] at 16 i + 2 g, and heads are 8 further apart than they are long, against conflicts of banks.
     SHARED(float, sums, [FEW_WARPS][ATTEND_HEADS][D + 8]);
     SHARED(float, most, [FEW_WARPS][ATTEND_HEADS]);
@@ -95,25 +95,28 @@ DEVICE void few_finish(const AttendArgs& a, const FewSums<D>& s, u32 row, u32 fi
         for (u32 w = 1; w < FEW_WARPS; w++) largest = fmaxf(largest, most[w][h]);
 #pragma unroll
         for (u32 w = 0; w < FEW_WARPS; w++) factor[w] = attend_weight(most[w][h], largest);
-        float* to = attend_partial(a, row, first + h, blockIdx.x);
+        float l = 0.0f;
+#pragma unroll
+        for (u32 w = 0; w < FEW_WARPS; w++) l += factor[w] * sum[w][h];
+        // A span that is the only one is the result.
+        float* to = spans > 1 ? attend_partial(a, row, first + h, blockIdx.x) : a.y.at + row * a.y.stride + (first + h) * a.y.head;
+        const float scale = spans > 1 ? 1.0f : 1.0f / l;
         for (u32 at = threadIdx.x; at < D; at += ATTEND_THREADS) {
             const u32 c = at / (8 * E) * (8 * E) + at / 2 % 8 * E + at / 16 % (E / 2) * 2 + at % 2;
             float x = 0.0f;
 #pragma unroll
             for (u32 w = 0; w < FEW_WARPS; w++) x += factor[w] * sums[w][h][at];
-            if (c < a.v.dim) to[c] = x;
+            if (c < a.v.dim) to[c] = x * scale;
         }
-        if (threadIdx.x == 0) {
-            float x = 0.0f;
-#pragma unroll
-            for (u32 w = 0; w < FEW_WARPS; w++) x += factor[w] * sum[w][h];
+        if (spans > 1 && threadIdx.x == 0) {
             to[a.v.dim] = largest;
-            to[a.v.dim + 1] = x;
+            to[a.v.dim + 1] = l;
         }
     }
+    if (spans > 1) attend_arrive(a, row, first, n_heads, spans);
 }
 
-// WALKER: load_query(the query of head g, or null), walk(sums).
+// WALKER: begin() asks for the first rows, load_query(of head g, or null), walk(sums).
 template <class WALKER, u32 D, u32 E>
 DEVICE void attend_few(const AttendArgs& a) {
     const u32 row = blockIdx.z, n = a.batch.pos[row] + 1, span = attend_span(n), from = blockIdx.x * span;
@@ -122,9 +125,10 @@ DEVICE void attend_few(const AttendArgs& a) {
     const u32 kv = blockIdx.y / tiles, first = blockIdx.y % tiles * ATTEND_HEADS;
     const u32 n_heads = min((u32)ATTEND_HEADS, group - first), lane = threadIdx.x % 32;
     WALKER walker{a, attend_values(a), {a.batch.table[row], kv, from, min(from + span, n), lane / 4, lane % 4}};
+    walker.begin();
     walker.load_query(lane / 4 < n_heads ? attend_query(a, row, kv * group + first + lane / 4) : nullptr);
     FewSums<D> sums;
     sums.clear();
     walker.walk(sums);
-    few_finish<D, E>(a, sums, row, kv * group + first, n_heads);
+    few_finish<D, E>(a, sums, row, kv * group + first, n_heads, (n + span - 1) / span);
 }

@@ -15,26 +15,33 @@ struct FewF16 {
     uint4 k[2][D / 32];
     // Values 2t, 2t + 1, 2t + 8, 2t + 9: of each 64 elements the thread's eight.
     uint4 v[D / 64][4];
-    // Queries, the same elements as of keys.
-    u32 q[D / 16][4];
+    // Queries, the same elements as of keys, a step of the product after another: all warps have the same.
+    uint4 (*q)[32];
     float back;
 
-    // Positions that are too many are read as the last.
-    METHOD const u8* row_of(const CacheRows& rows, u32 pos) const { return attend_row(a, rows, at.table, at.kv, min(pos, at.to - 1)); }
+    METHOD const u8* chunk_of(u32 pos) const { return (const u8*)__ldg(a.batch.chunks + at.table + pos / CHUNK); }
 
-    METHOD void load_keys(u32 base) {
+    // Rows of a chunk from position `base` on.
+    METHOD const u8* rows_from(const CacheRows& rows, const u8* chunk, u32 base) const {
+        return chunk + rows.offset + (u64)(at.kv * CHUNK + base % CHUNK) * rows.row;
+    }
+
+    METHOD void load_keys(const u8* chunk, u32 base) {
+        const u8* from = rows_from(a.k, chunk, base);
 #pragma unroll
         for (u32 n = 0; n < 2; n++) {
-            const uint4* row = (const uint4*)row_of(a.k, base + 8 * n + at.g);
+            // Positions that are too many are read as the last.
+            const uint4* row = (const uint4*)(from + min(8 * n + at.g, at.to - 1 - base) * (u32)a.k.row);
 #pragma unroll
             for (u32 i = 0; i < D / 32; i++) k[n][i] = 32 * i + 8 * at.t < a.k.dim ? __ldg(row + 4 * i + at.t) : make_uint4(0, 0, 0, 0);
         }
     }
 
-    METHOD void load_values(u32 base) {
+    METHOD void load_values(const u8* chunk, u32 base) {
+        const u8* from = rows_from(values, chunk, base);
 #pragma unroll
         for (u32 p = 0; p < 4; p++) {
-            const uint4* row = (const uint4*)row_of(values, base + 2 * at.t + p / 2 * 8 + p % 2);
+            const uint4* row = (const uint4*)(from + min(2 * at.t + p / 2 * 8 + p % 2, at.to - 1 - base) * (u32)values.row);
 #pragma unroll
             for (u32 b = 0; b < D / 64; b++) v[b][p] = 64 * b + 8 * at.g < values.dim ? __ldg(row + 8 * b + at.g) : make_uint4(0, 0, 0, 0);
         }
@@ -55,25 +62,32 @@ struct FewF16 {
         largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 1));
         largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 2));
         const float up = scale_for_halves(largest, back);
+        SHARED(uint4, steps, [D / 16][32]);
+        q = steps;
 #pragma unroll
         for (u32 i = 0; i < D / 32; i++) {
+            if (i % FEW_WARPS != threadIdx.x / 32) continue;
+            u32 w[2][4];
 #pragma unroll
-            for (u32 w = 0; w < 4; w++) {
-                u32(&step)[4] = q[2 * i + w / 2];
-                split_halves(x[i][2 * w] * up, x[i][2 * w + 1] * up, step[w % 2 * 2], step[w % 2 * 2 + 1]);
+            for (u32 c = 0; c < 4; c++) {
+                split_halves(x[i][2 * c] * up, x[i][2 * c + 1] * up, w[c / 2][c % 2 * 2], w[c / 2][c % 2 * 2 + 1]);
             }
+#pragma unroll
+            for (u32 c = 0; c < 2; c++) q[2 * i + c][threadIdx.x % 32] = make_uint4(w[c][0], w[c][1], w[c][2], w[c][3]);
         }
+        __syncthreads();
     }
 
     // Weights of positions 2t, 2t + 1, 2t + 8 and 2t + 9 for head g, as halves.
     METHOD void weigh(FewSums<D>& sums, u32 base, u32 (&high)[2], u32 (&low)[2]) {
         float s[2][4] = {};
 #pragma unroll
-        for (u32 i = 0; i < D / 32; i++) {
+        for (u32 i = 0; i < D / 16; i++) {
+            const uint4 step = q[i][threadIdx.x % 32];
 #pragma unroll
             for (u32 n = 0; n < 2; n++) {
-                mma_f16(s[n], q[2 * i], {k[n][i].x, k[n][i].y});
-                mma_f16(s[n], q[2 * i + 1], {k[n][i].z, k[n][i].w});
+                const uint4 four = k[n][i / 2];
+                mma_f16(s[n], {step.x, step.y, step.z, step.w}, {i % 2 ? four.z : four.x, i % 2 ? four.w : four.y});
             }
         }
         float weights[2][2];
@@ -107,20 +121,25 @@ struct FewF16 {
         }
     }
 
+    METHOD u32 first() const { return at.from + threadIdx.x / 32 * 16; }
+
+    METHOD void begin() {
+        if (first() >= at.to) return;
+        const u8* chunk = chunk_of(first());
+        load_keys(chunk, first());
+        load_values(chunk, first());
+    }
+
     METHOD void walk(FewSums<D>& sums) {
-        u32 base = at.from + threadIdx.x / 32 * 16;
-        if (base >= at.to) return;
-        load_keys(base);
-        load_values(base);
-        for (u32 next;; base = next) {
+        for (u32 base = first(), next; base < at.to; base = next) {
+            next = base + FEW_WARPS * 16;
+            const u8* chunk = next < at.to ? chunk_of(next) : nullptr;
             u32 high[2], low[2];
             weigh(sums, base, high, low);
             // The next 16 are on their way while these are worked on.
-            next = base + FEW_WARPS * 16;
-            if (next < at.to) load_keys(next);
+            if (next < at.to) load_keys(chunk, next);
             add_values(sums, high, low);
-            if (next >= at.to) break;
-            load_values(next);
+            if (next < at.to) load_values(chunk, next);
         }
     }
 };

@@ -23,6 +23,8 @@ struct FewQ8 {
     // Of each block the thread's eight elements, rounded, and of what is left; and the blocks' scales.
     u32 q[D / 32][4];
     float scale[D / 32];
+    // The warp's rows.
+    u8 *keys, *vals;
 
     METHOD void load(const CacheRows& rows, u32 base, u8* to) const {
         const u8* from = attend_row(a, rows, at.table, at.kv, base);
@@ -78,7 +80,7 @@ struct FewQ8 {
         }
     }
 
-    METHOD void scores(const u8* keys, u32 base, float (&s)[2][2]) const {
+    METHOD void scores(u32 base, float (&s)[2][2]) const {
 #pragma unroll
         for (u32 n = 0; n < 2; n++) {
             s[n][0] = s[n][1] = 0.0f;
@@ -114,7 +116,7 @@ struct FewQ8 {
         return result;
     }
 
-    METHOD void add_values(const u8* rows, u32 base, const float (&p)[2][2], FewSums<D>& sums) const {
+    METHOD void add_values(u32 base, const float (&p)[2][2], FewSums<D>& sums) const {
 #pragma unroll
         for (u32 i = 0; i < D / 32; i++) {
             if (32 * i >= values.dim) break;
@@ -125,7 +127,7 @@ struct FewQ8 {
 #pragma unroll
                 for (u32 j = 0; j < 2; j++) {
                     const u32 pos = 8 * n + 2 * at.t + j;
-                    const u8* block = rows + pos * values.row + Q8_BLOCK * i;
+                    const u8* block = vals + pos * values.row + Q8_BLOCK * i;
                     // What lies beyond the last position may be anything.
                     x[j] = base + pos < at.to ? p[n][j] * scale_at(block) : 0.0f;
                     u32 word[1];
@@ -146,19 +148,24 @@ struct FewQ8 {
         }
     }
 
-    METHOD void walk(FewSums<D>& sums) {
+    METHOD u32 first() const { return at.from + threadIdx.x / 32 * 16; }
+
+    METHOD void begin() {
         SHARED(uint4, buffers, [FEW_WARPS][2][ROWS / 16]);
-        u8 *keys = (u8*)buffers[threadIdx.x / 32][0], *vals = (u8*)buffers[threadIdx.x / 32][1];
-        u32 base = at.from + threadIdx.x / 32 * 16;
-        if (base >= at.to) return;
-        load(a.k, base, keys);
-        load(values, base, vals);
-        for (u32 next; base < at.to; base = next) {
+        keys = (u8*)buffers[threadIdx.x / 32][0];
+        vals = (u8*)buffers[threadIdx.x / 32][1];
+        if (first() >= at.to) return;
+        load(a.k, first(), keys);
+        load(values, first(), vals);
+    }
+
+    METHOD void walk(FewSums<D>& sums) {
+        for (u32 base = first(), next; base < at.to; base = next) {
             next = base + FEW_WARPS * 16;
             float p[2][2];
             cp_async_wait<1>();
             __syncwarp();
-            scores(keys, base, p);
+            scores(base, p);
             __syncwarp();
             // The next keys are on their way while values are worked on, and the other way round.
             if (next < at.to) {
@@ -169,7 +176,7 @@ struct FewQ8 {
             sums.weigh(p, Q8_WEIGHT_EXPONENT);
             cp_async_wait<1>();
             __syncwarp();
-            add_values(vals, base, p, sums);
+            add_values(base, p, sums);
             __syncwarp();
             if (next < at.to) load(values, next, vals);
         }

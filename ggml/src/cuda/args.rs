@@ -85,6 +85,7 @@ args! {
         v: CacheRows,
         batch: Batch,
         partial: DevicePtr,
+        arrived: DevicePtr,
         n_spans: u32,
         n_rows: u32,
         n_head: u32,

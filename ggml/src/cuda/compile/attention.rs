@@ -6,6 +6,7 @@ use crate::cuda::args::{
     self, ATTEND_ANY_ROWS, ATTEND_DIM, ATTEND_HEADS, ATTEND_LATENT_HEADS, ATTEND_LATENT_SHARED, ATTEND_ROWS,
     ATTEND_THREADS, AttendArgs, MAX_SPANS, StoreArgs,
 };
+use crate::cuda::driver::DevicePtr;
 use crate::cuda::modules::{Geometry, Kernel};
 use crate::cuda::naive::Naive;
 use crate::error::{Error, Result};
@@ -107,10 +108,18 @@ impl Variant {
     }
 }
 
+/// Where the spans of few rows leave their sums, and where they are counted.
+#[derive(Clone, Copy)]
+struct Partial {
+    sums: RegionId,
+    arrived: DevicePtr,
+}
+
 /// The kernels of attention over rows of one shape.
 struct Attend {
     few: Kernel<AttendArgs>,
-    merge: Kernel<AttendArgs>,
+    /// Where `few` leaves spans to be put together.
+    merge: Option<Kernel<AttendArgs>>,
     many: Kernel<AttendArgs>,
     shape: Shape,
 }
@@ -134,8 +143,9 @@ impl Attend {
         let geometry = Geometry { grid, threads: ATTEND_THREADS, shared: few.shared };
         // SAFETY: as the caller says.
         unsafe { self.few.launch(geometry, &args)? };
+        let Some(merge) = &self.merge else { return Ok(()) };
         // SAFETY: as the caller says.
-        unsafe { self.merge.launch(Geometry::new([n_head, rows, 1], 128), &args) }
+        unsafe { merge.launch(Geometry::new([n_head, rows, 1], 128), &args) }
     }
 }
 
@@ -160,7 +170,7 @@ impl Compiler<'_> {
         let prefix = matches!(layer.v, ValueRows::KeyPrefix { .. });
         let types = (layer.k_ty, layer.v_ty());
         let attend = self.attend(Shape { k_dim: layer.k_dim, v_dim: layer.v_dim(), types, prefix })?;
-        let partial = self.partial(o.q.n, layer.v_dim());
+        let partial = self.partial(o.q.n, layer.v_dim())?;
         let o = o.clone();
         self.steps.push(Box::new(move |l| {
             let (k, v) = l.layers[o.layer];
@@ -184,14 +194,16 @@ impl Compiler<'_> {
             Ok(kernel)
         };
         let (few, many) = (kernel(shape.few())?, kernel(shape.many())?);
-        Ok(Attend { few, merge: self.kernel("attend_merge")?, many, shape })
+        let merge = if shape.is_latent() { Some(self.kernel("attend_merge")?) } else { None };
+        Ok(Attend { few, merge, many, shape })
     }
 
     /// Room for the partial sums of few rows.
-    fn partial(&mut self, n_head: usize, v_dim: usize) -> RegionId {
-        let region = self.region(Rows::Tokens, 0, FEW * MAX_SPANS as usize * n_head * (v_dim + 2));
-        self.touch(region);
-        region
+    fn partial(&mut self, n_head: usize, v_dim: usize) -> Result<Partial> {
+        let sums = self.region(Rows::Tokens, 0, FEW * MAX_SPANS as usize * n_head * (v_dim + 2));
+        self.touch(sums);
+        // Kernels leave the zeros as they find them.
+        Ok(Partial { sums, arrived: self.constant(&vec![0.0; FEW * n_head])? })
     }
 
     /// Keys and values of all heads are made in memory of their own, laid out like a cache with a head for each, and attended
@@ -214,7 +226,7 @@ impl Compiler<'_> {
         let (k_dim, v_dim) = (n_nope + n_rope, n_v);
         let types = (GgmlType::F32, GgmlType::F32);
         let attend = self.attend(Shape { k_dim, v_dim, types, prefix: false })?;
-        let partial = self.partial(o.q.n, v_dim);
+        let partial = self.partial(o.q.n, v_dim)?;
         // How much has to be expanded depends on the batch.
         self.capturable = false;
         let o = o.clone();
@@ -264,7 +276,7 @@ fn attend_args(
     (q, y): (Heads, Heads),
     (k, v): (args::CacheRows, args::CacheRows),
     batch: args::Batch,
-    partial: RegionId,
+    partial: Partial,
     (n_head_kv, scale): (usize, f32),
 ) -> AttendArgs {
     AttendArgs {
@@ -273,7 +285,8 @@ fn attend_args(
         k,
         v,
         batch,
-        partial: l.at(partial),
+        partial: l.at(partial.sums),
+        arrived: partial.arrived,
         n_spans: l.n_spans,
         n_rows: l.n(Rows::Tokens),
         n_head: q.n as u32,
