@@ -177,6 +177,27 @@ pub struct GenerationArgs {
     /// Lower the logits of tokens for each time they came before
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub frequency_penalty: Option<f32>,
+    /// End the answer before this text; may be given several times
+    #[arg(
+        short_alias = 'r',
+        long,
+        value_name = "TEXT",
+        alias = "reverse-prompt",
+        allow_hyphen_values = true
+    )]
+    pub stop: Vec<String>,
+    /// Answer in JSON by this schema: a file, or the schema itself
+    #[arg(
+        short_alias = 'j',
+        long,
+        value_name = "SCHEMA",
+        alias = "json-schema-file",
+        conflicts_with = "grammar"
+    )]
+    pub json_schema: Option<String>,
+    /// Answer by this grammar, Lark or GBNF: a file, or the grammar itself
+    #[arg(long, value_name = "GRAMMAR", alias = "grammar-file")]
+    pub grammar: Option<String>,
     /// Go on when the model says that it is done
     #[arg(long)]
     pub ignore_eos: bool,

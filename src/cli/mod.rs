@@ -5,4 +5,5 @@ pub mod environment;
 pub mod lookup;
 pub mod parse;
 pub mod rewrite;
+pub mod rules;
 pub mod settings;

@@ -3,6 +3,7 @@
 mod bench;
 mod commands;
 mod errors;
+mod forms;
 mod loading;
 mod modes;
 mod quantize;
