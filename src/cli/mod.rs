@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod environment;
+pub mod examples;
 pub mod lookup;
 pub mod parse;
 pub mod rewrite;

@@ -8,6 +8,7 @@ mod loading;
 mod modes;
 mod quantize;
 mod saved;
+mod snapshots;
 mod streams;
 #[cfg(unix)]
 mod terminal;
