@@ -128,6 +128,9 @@ fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
         | models::Error::TensorShape { .. }
         | models::Error::Config { .. } => DAMAGED,
         models::Error::ContextFull { .. } => "ask for more context with -c",
+        models::Error::Grammar(_) | models::Error::Constraint(_) => {
+            "make it simpler; docs/grammars.md has examples"
+        }
         models::Error::Threads(_) => "use fewer threads with -t",
         _ => "a smaller -c or -ub takes less memory; other cache types are given by -ctk and -ctv",
     })

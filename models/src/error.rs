@@ -57,6 +57,12 @@ pub enum Error {
         /// Tokens that fit.
         n_ctx: usize,
     },
+    /// A grammar or a schema that is none, or more than is taken.
+    #[error("{0}")]
+    Grammar(String),
+    /// The answer cannot go on as its constraint wants.
+    #[error("{0}")]
+    Constraint(String),
     /// The tensors or the step.
     #[error(transparent)]
     Compute(#[from] ggml_sys::Error),

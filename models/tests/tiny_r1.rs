@@ -10,6 +10,8 @@ use models::{Finish, MlaForm, Want};
 
 #[path = "tiny/budget.rs"]
 mod budget;
+#[path = "tiny/constrained.rs"]
+mod constrained;
 #[path = "tiny/saved.rs"]
 mod saved;
 mod tiny;

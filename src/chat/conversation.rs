@@ -30,8 +30,6 @@ pub struct Turn {
 pub struct Cut {
     /// All that was generated, reasoning too.
     pub tokens: Vec<u32>,
-    /// Whether the reasoning goes on.
-    pub thinking: bool,
 }
 
 impl Conversation {

@@ -39,6 +39,8 @@ pub enum Set {
     ThinkBudget(Option<usize>),
     /// Most tokens to generate; none is no limit.
     Limit(Option<usize>),
+    /// Texts that end an answer.
+    Stop(Vec<String>),
     /// Whether answers are styled.
     Style(bool),
     /// A parameter of sampling by its long name.
@@ -83,6 +85,7 @@ pub const COMMANDS: [Entry; 14] = [
             ("system TEXT", "set the system prompt"),
             ("think HOW", "show, hide or raw: what to do with reasoning"),
             ("think-budget N", "most tokens of reasoning; -1 is no limit"),
+            ("stop TEXT", "end answers before a text; nothing for none"),
             ("style on|off", "style headings, lists and code in answers"),
         ],
         parse: |rest| set(rest).map(Slash::Set),
@@ -119,7 +122,7 @@ Up, Ctrl-R            what was typed before
 ";
 
 /// Settings besides those of sampling.
-pub const OTHER_NAMES: [&str; 5] = ["system", "think", "think-budget", "n-predict", "style"];
+pub const OTHER_NAMES: [&str; 6] = ["system", "think", "think-budget", "n-predict", "stop", "style"];
 
 /// What `/help` prints.
 pub fn help() -> String {
@@ -214,6 +217,10 @@ fn set(rest: &str) -> Result<Set> {
     if name == "system" {
         return Ok(Set::System(unquoted(value).to_owned()));
     }
+    if name == "stop" {
+        let texts = stop_texts(value).ok_or_else(|| wrong("for example END, or \"\\n\" \"User:\""))?;
+        return Ok(Set::Stop(texts));
+    }
     if name.is_empty() || value.is_empty() {
         return Err(Failure::usage("/set takes a name and a value", "for example /set temp 0.6"));
     }
@@ -244,6 +251,20 @@ fn set(rest: &str) -> Result<Set> {
             let nearest = names.min_by_key(|n| distance(name, n)).unwrap_or(&"temp");
             Err(Failure::usage(format!("there is no parameter '{name}'"), format!("nearest is {nearest}")))
         }
+    }
+}
+
+/// A text as it is, or several as JSON strings; `None` if these are none, or one is empty among others.
+fn stop_texts(value: &str) -> Option<Vec<String>> {
+    if !value.starts_with('"') {
+        return Some(Some(value.to_owned()).filter(|t| !t.is_empty()).into_iter().collect());
+    }
+    let texts: Vec<String> =
+        serde_json::Deserializer::from_str(value).into_iter().collect::<Result<_, _>>().ok()?;
+    match texts.as_slice() {
+        [one] if one.is_empty() => Some(vec![]),
+        all if all.iter().any(String::is_empty) => None,
+        _ => Some(texts),
     }
 }
 
@@ -291,6 +312,10 @@ mod tests {
         assert_eq!(parsed("/set num_predict -1"), Set::Limit(None));
         assert_eq!(parsed("/set n-predict 7"), Set::Limit(Some(7)));
         assert_eq!(parsed("/set style off"), Set::Style(false));
+        assert_eq!(parsed("/set stop the end"), Set::Stop(vec!["the end".into()]));
+        assert_eq!(parsed("/set stop \"\\n\" \"模\""), Set::Stop(vec!["\n".into(), "模".into()]));
+        assert_eq!(parsed("/set stop"), Set::Stop(vec![]));
+        assert_eq!(parsed("/set stop \"\""), Set::Stop(vec![]));
     }
 
     #[test]
@@ -307,6 +332,8 @@ mod tests {
             "/bye now",
             "/set think loud",
             "/set style maybe",
+            "/set stop \"a",
+            "/set stop \"a\" \"\"",
             "/set n-predict 1.5",
             "/forget -1",
             "/forget 0",

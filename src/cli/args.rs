@@ -4,11 +4,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::examples;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Talks to a language model of the DeepSeek-R1 family on this machine
 #[derive(Debug, Parser)]
-#[command(name = "fathom", version, after_help = AFTER_HELP)]
+#[command(name = "fathom", version, after_help = AFTER_HELP, after_long_help = examples::FATHOM)]
 #[command(override_usage = "fathom [COMMAND] [OPTIONS] [MODEL] [PROMPT]...")]
 pub struct Cli {
     #[command(subcommand)]
@@ -25,36 +26,40 @@ FATHOM_THREADS=4 is --threads 4.";
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer a prompt, or chat if there is none
-    #[command(override_usage = "fathom run [OPTIONS] [MODEL] [PROMPT]...")]
+    #[command(override_usage = "fathom run [OPTIONS] [MODEL] [PROMPT]...", after_long_help = examples::RUN)]
     Run(Box<RunArgs>),
     /// Chat, also with a prompt or a script of lines on standard input
-    #[command(override_usage = "fathom chat [OPTIONS] [MODEL] [PROMPT]...")]
+    #[command(override_usage = "fathom chat [OPTIONS] [MODEL] [PROMPT]...", after_long_help = examples::CHAT)]
     Chat(Box<RunArgs>),
     /// Write a model in another type of weights
-    #[command(override_usage = "fathom quantize [OPTIONS] IN [OUT] TYPE")]
+    #[command(override_usage = "fathom quantize [OPTIONS] IN [OUT] TYPE", after_long_help = examples::QUANTIZE)]
     Quantize(QuantizeArgs),
     /// Say what a model file is and the memory it takes
+    #[command(after_long_help = examples::SHOW)]
     Show(ShowArgs),
     /// Print the tokens of a text
-    #[command(override_usage = "fathom tokenize [OPTIONS] [MODEL] [TEXT]...")]
+    #[command(override_usage = "fathom tokenize [OPTIONS] [MODEL] [TEXT]...", after_long_help = examples::TOKENIZE)]
     Tokenize(TokenizeArgs),
     /// Write the logits at every position of a text to a file
-    #[command(override_usage = "fathom logits [OPTIONS] -o FILE [MODEL] [TEXT]...")]
+    #[command(override_usage = "fathom logits [OPTIONS] -o FILE [MODEL] [TEXT]...", after_long_help = examples::LOGITS)]
     Logits(LogitsArgs),
     /// Measure how well a model predicts a text, or how two models differ
-    #[command(override_usage = "fathom perplexity [OPTIONS] [MODEL] [TEXT]...")]
+    #[command(override_usage = "fathom perplexity [OPTIONS] [MODEL] [TEXT]...", after_long_help = examples::PERPLEXITY)]
     Perplexity(PerplexityArgs),
     /// Learn from a text how much each column of the weights matters, for quantize --imatrix
-    #[command(override_usage = "fathom imatrix [OPTIONS] [MODEL] [TEXT]...")]
+    #[command(override_usage = "fathom imatrix [OPTIONS] [MODEL] [TEXT]...", after_long_help = examples::IMATRIX)]
     Imatrix(Box<ImatrixArgs>),
     /// Measure how fast prompts are read and answers written
+    #[command(after_long_help = examples::BENCH)]
     Bench(Box<BenchArgs>),
     /// Print completions for a shell
+    #[command(after_long_help = examples::COMPLETIONS)]
     Completions {
         /// Shell to complete for
         shell: clap_complete::Shell,
     },
     /// Print the manual as a man page
+    #[command(after_long_help = examples::MAN)]
     Man {
         /// Command whose page it should be; fathom's own without
         command: Option<String>,
@@ -154,19 +159,19 @@ pub struct GenerationArgs {
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<i64>,
     /// Temperature; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", alias = "temperature")]
+    #[arg(long, value_name = "T", alias = "temperature", allow_negative_numbers = true)]
     pub temp: Option<f32>,
     /// Choose among the K likeliest tokens; 0 is all
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub top_k: Option<i64>,
     /// Choose among the likeliest tokens that have this share together
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Choose among tokens at least this likely, relative to the likeliest
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Divide the logits of tokens that came before; 1 is off
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// How many tokens back penalties look; -1 is all
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -177,6 +182,27 @@ pub struct GenerationArgs {
     /// Lower the logits of tokens for each time they came before
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub frequency_penalty: Option<f32>,
+    /// End the answer before this text; may be given several times
+    #[arg(
+        short_alias = 'r',
+        long,
+        value_name = "TEXT",
+        alias = "reverse-prompt",
+        allow_hyphen_values = true
+    )]
+    pub stop: Vec<String>,
+    /// Answer in JSON by this schema: a file, or the schema itself
+    #[arg(
+        short_alias = 'j',
+        long,
+        value_name = "SCHEMA",
+        alias = "json-schema-file",
+        conflicts_with = "grammar"
+    )]
+    pub json_schema: Option<String>,
+    /// Answer by this grammar, Lark or GBNF: a file, or the grammar itself
+    #[arg(long, value_name = "GRAMMAR", alias = "grammar-file")]
+    pub grammar: Option<String>,
     /// Go on when the model says that it is done
     #[arg(long)]
     pub ignore_eos: bool,
@@ -281,10 +307,10 @@ pub enum FormatArg {
 
 #[derive(Debug, Args)]
 pub struct QuantizeArgs {
-    /// GGUF file to read, file to write, and type of its weights, such as Q4_K_M or Q8_0
+    /// Model to read, file to write, and its type, such as Q4_K_M or Q8_0
     #[arg(value_name = "WORDS", required = true, num_args = 2..=3)]
     pub words: Vec<OsString>,
-    /// Give the tensors whose names fit a regular expression another type
+    /// Give tensors whose names fit a pattern another type
     #[arg(long, value_name = "PATTERN=TYPE")]
     pub tensor_type: Vec<String>,
     /// Give the output matrix another type
@@ -296,7 +322,7 @@ pub struct QuantizeArgs {
     /// Give all matrices the same type
     #[arg(long)]
     pub pure: bool,
-    /// Encode by what matters: an importance matrix, of 'fathom imatrix' or llama.cpp
+    /// Encode by what matters: a file of 'fathom imatrix'
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
     /// Write shards of this size at most: 4G, 500M
@@ -305,7 +331,7 @@ pub struct QuantizeArgs {
     /// Write the shards that the input has
     #[arg(long)]
     pub keep_split: bool,
-    /// If it ends early, keep what is done for the same command to go on with
+    /// If it ends early, keep what is done for another run
     #[arg(long)]
     pub keep_partial: bool,
     /// Threads [default: one per core]
@@ -403,9 +429,7 @@ pub struct PerplexityArgs {
         hide_possible_values = true,
         help_heading = "Text"
     )]
-    #[arg(
-        help = "Half of each window of -c tokens, all of it, or texts from their BOS on: half, all, documents"
-    )]
+    #[arg(help = "Tokens that count: half of each window, all, documents")]
     pub score: ScoreArg,
     /// Compare with this model: Kullback-Leibler divergence from its probabilities
     #[arg(long, value_name = "MODEL", help_heading = "Model")]
@@ -430,7 +454,7 @@ pub struct ImatrixArgs {
     /// Watch the output matrix too
     #[arg(long, help_heading = "Output")]
     pub process_output: bool,
-    /// Add what this importance matrix has; may be given several times, and without a text
+    /// Add what this importance matrix has; may be given several times
     #[arg(long, value_name = "FILE", help_heading = "Text")]
     pub in_file: Vec<PathBuf>,
     /// File to write
@@ -502,7 +526,7 @@ pub struct TestArgs {
     /// Tokens to generate at once, as in speculation
     #[arg(long, value_name = "LIST", default_value = "1", value_delimiter = ',')]
     pub batch: Vec<usize>,
-    /// Times to measure each, after one prompt or one generation step to warm up
+    /// Times to measure each, after one to warm up
     #[arg(short, long, value_name = "N", default_value = "5")]
     pub repetitions: usize,
 }

@@ -2,7 +2,9 @@
 
 pub mod args;
 pub mod environment;
+pub mod examples;
 pub mod lookup;
 pub mod parse;
 pub mod rewrite;
+pub mod rules;
 pub mod settings;

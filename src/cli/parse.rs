@@ -82,7 +82,8 @@ fn one_line(error: &clap::Error) -> (String, Option<String>) {
     let text = error.render().to_string();
     let what = text.lines().take_while(|line| !line.trim().is_empty());
     let what = what.map(str::trim).collect::<Vec<_>>().join(" ");
-    let what = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
+    // One argument to clap, because the one in the middle can be left out.
+    let what = what.strip_prefix("error: ").unwrap_or(&what).replace("<WORDS> <WORDS>...", "IN [OUT] TYPE");
     let mut tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
     let tip = tips.find(|tip| !tip.starts_with("to pass "));
     (what, tip.map(str::to_owned))

@@ -19,11 +19,13 @@ const LONG_NAMES: &[(&str, &str)] = &[
     ("-tb", "--threads-batch"),
     ("-ub", "--ubatch-size"),
     ("-st", "--single-turn"),
+    ("-jf", "--json-schema"),
     ("-no-cnv", "--raw"),
 ];
 
 /// Options whose value may be any text, so what follows them is left as it is.
-const FREE_TEXT: &[&str] = &["-p", "--prompt", "--system-prompt", "--system"];
+const FREE_TEXT: &[&str] =
+    &["-p", "--prompt", "--system-prompt", "--system", "--stop", "-r", "--reverse-prompt"];
 
 /// Options that may stand before the name of a command.
 const BEFORE_COMMAND: &[&str] = &["-v", "-vv", "-vvv", "--verbose", "-q", "--quiet"];

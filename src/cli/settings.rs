@@ -9,6 +9,7 @@ use ggml_sys::cpu::CACHE_TYPES;
 
 use super::args::{EngineArgs, GenerationArgs, MlaArg, ModelArgs};
 use super::lookup::{self, Lookup};
+use super::rules::Form;
 use crate::failure::{Failure, Result};
 use crate::loading::Loading;
 use crate::term::log;
@@ -191,6 +192,10 @@ pub struct GenerationSettings {
     pub limit: Option<usize>,
     /// Tokens of reasoning at the most; without a limit as many as the model likes.
     pub think_budget: Option<usize>,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+    /// What answers are to be like.
+    pub form: Option<Form>,
     /// Whether the model's end is no end.
     pub ignore_eos: bool,
     /// What overrides the model's own sampling.
@@ -329,9 +334,19 @@ impl GenerationSettings {
             system: args.system_prompt.clone(),
             limit,
             think_budget: budget,
+            stop: stop_texts(&args.stop)?,
+            form: Form::new(args)?,
             ignore_eos: args.ignore_eos,
             sampling,
         })
+    }
+}
+
+/// Refuses a text that would end every answer before it begins.
+fn stop_texts(texts: &[String]) -> Result<Vec<String>> {
+    match texts.iter().any(String::is_empty) {
+        true => Err(Failure::usage("--stop is empty", "give a text, or leave it out")),
+        false => Ok(texts.to_vec()),
     }
 }
 

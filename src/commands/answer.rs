@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use models::Session;
-use models::generate::{self, Event, Finish, GenerateOptions, Summary};
+use models::generate::{self, Draw, Event, Finish, GenerateOptions, Summary};
+use models::grammar::Grammar;
 use models::template::{ChatTemplate, Message, RenderOptions, prompt_opens_think};
 use models::tokenizer::TokenId;
+use models::{Constraint, Reasoning, Session};
 
 use crate::cli::args::{DisplayArgs, ThinkArg};
 use crate::cli::settings::{EngineSettings, GenerationSettings};
@@ -24,6 +25,8 @@ pub struct Settings {
     pub display: DisplayArgs,
     pub colors: Colors,
     pub quiet: bool,
+    /// What answers are to be like, ready for the model.
+    pub grammar: Option<Grammar>,
 }
 
 /// A prompt in tokens, and how its answer is to be read.
@@ -33,6 +36,10 @@ pub struct Prepared {
     pub split: bool,
     /// Whether the prompt has opened the reasoning.
     pub inside_think: bool,
+    /// Whether the model may reason before the answer.
+    pub reasoning: Reasoning,
+    /// So many tokens at the end are the beginning of the answer, which goes on.
+    pub resumed: usize,
 }
 
 /// What came of a prompt.
@@ -60,6 +67,8 @@ pub fn prepare(
         tokens: loaded.tokenizer.encode_prompt(&text),
         split: think != Some(ThinkArg::Raw),
         inside_think: prompt_opens_think(&text),
+        reasoning: Reasoning::Free,
+        resumed: 0,
     })
 }
 
@@ -84,7 +93,11 @@ pub fn answer(
         show_special: settings.display.think == Some(ThinkArg::Raw),
         split_reasoning: prompt.split,
         think_budget: generation.think_budget,
+        stop: generation.stop.clone(),
+        resumed: prompt.resumed,
     };
+    let mut constraint = settings.grammar.as_ref().map(Grammar::begin);
+    let constraint = constraint.as_mut().map(|c| (c as &mut dyn Constraint, prompt.reasoning));
     let (mut sampler, seed) = loaded.sampler(&generation.sampling);
     let mut teller = Teller {
         output,
@@ -99,7 +112,7 @@ pub fn answer(
         &loaded.tokenizer,
         &prompt.tokens,
         &options,
-        &mut sampler,
+        Draw { sampler: &mut sampler, constraint },
         guard.cancel(),
         &mut |event| match teller.tell(event) {
             Ok(()) => ControlFlow::Continue(()),
@@ -175,10 +188,14 @@ impl Answer {
             Finish::Stop if self.is_missing() => log::note("no answer: the model ended within its reasoning"),
             Finish::Stop | Finish::Interrupted => {}
         }
+        if self.summary.unfinished && !self.is_missing() && self.summary.finish != Finish::Interrupted {
+            log::note("the answer is incomplete: it ends before its grammar or schema lets it");
+        }
     }
 
     /// Whether there was reasoning and then no answer.
     pub fn is_missing(&self) -> bool {
-        self.reasoned && self.text.is_empty() && self.summary.finish != Finish::Interrupted
+        let s = &self.summary;
+        self.reasoned && self.text.is_empty() && s.finish != Finish::Interrupted && s.stopped_by.is_none()
     }
 }

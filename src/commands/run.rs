@@ -1,5 +1,6 @@
 //! `fathom run`: one answer, or a chat.
 
+use models::Reasoning;
 use models::template::Message;
 use models::tokenizer::Encode;
 
@@ -23,9 +24,10 @@ pub fn run(args: RunArgs, chat: bool, colors: Colors, quiet: bool) -> Result<Out
         (GenerationSettings::new(&args.generation)?, EngineSettings::new(&args.engine)?);
     let choice = settings::choose(&args.model, &args.words, env)?;
     let task = Task::new(&args, &choice, chat)?;
-    let settings = Settings { generation, engine, display: args.display, colors, quiet };
+    let mut settings = Settings { generation, engine, display: args.display, colors, quiet, grammar: None };
     model::announce(&choice.source);
     let loaded = model::load(&choice.source, settings.engine.loading, quiet)?;
+    settings.grammar = settings.generation.form.as_ref().map(|f| f.compile(&loaded.tokenizer)).transpose()?;
     match task {
         Task::Answer(prompt) => one_shot(&loaded, prompt, &settings),
         Task::Chat { first, single } => Chat::new(loaded, settings)?.talk(first, single),
@@ -45,7 +47,13 @@ fn one_shot(loaded: &Loaded, prompt: Prompt, settings: &Settings) -> Result<Outc
 
 /// The tokens to go on with.
 fn prepare(loaded: &Loaded, prompt: Prompt, settings: &Settings) -> Result<Prepared> {
-    let raw = |tokens| Prepared { tokens, split: false, inside_think: false };
+    let raw = |tokens| Prepared {
+        tokens,
+        split: false,
+        inside_think: false,
+        reasoning: Reasoning::None,
+        resumed: 0,
+    };
     let prepared = match prompt {
         Prompt::Messages(messages) => {
             let messages = with_system(messages, settings.generation.system.as_deref())?;

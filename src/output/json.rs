@@ -118,6 +118,8 @@ mod tests {
             tokens: vec![5, 6, 1],
             think_tokens: 2,
             thinking: false,
+            stopped_by: None,
+            unfinished: false,
             prompt_time: Duration::from_millis(500),
             generate_time: Duration::from_secs(2),
         }
@@ -149,6 +151,7 @@ mod tests {
             "reasoning": "We \"add\".\n",
             "model": "tiny",
             "finish_reason": "length",
+            "stop_text": null,
             "usage": {"prompt_tokens": 7, "cached_tokens": 3, "completion_tokens": 3, "reasoning_tokens": 2, "total_tokens": 10},
             "timings": {"load_ms": 250.0, "prompt_ms": 500.0, "prompt_per_second": 8.0, "predicted_ms": 2000.0, "predicted_per_second": 1.5},
             "seed": 9,

@@ -40,6 +40,8 @@ pub struct Report<'a> {
     /// Why it ended.
     #[serde(serialize_with = "finish_name")]
     pub finish_reason: Finish,
+    /// The stop text that ended it.
+    pub stop_text: Option<&'a str>,
     /// Numbers of tokens.
     pub usage: Usage,
     /// How long it took.
@@ -88,6 +90,7 @@ impl<'a> Report<'a> {
         Report {
             model,
             finish_reason: s.finish,
+            stop_text: s.stopped_by.as_deref(),
             usage: Usage {
                 prompt_tokens: s.prompt_tokens,
                 cached_tokens: s.reused_tokens,

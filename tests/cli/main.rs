@@ -3,10 +3,12 @@
 mod bench;
 mod commands;
 mod errors;
+mod forms;
 mod loading;
 mod modes;
 mod quantize;
 mod saved;
+mod snapshots;
 mod streams;
 #[cfg(unix)]
 mod terminal;

@@ -32,8 +32,10 @@ pub(super) fn tojson(value: &Value, indent: Option<u16>, options: Kwargs) -> Res
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
     let written = if sort_keys {
-        // Maps of serde_json are sorted.
-        serde_json::to_value(value).and_then(|sorted| write(&sorted, style))
+        serde_json::to_value(value).and_then(|mut value| {
+            value.sort_all_objects();
+            write(&value, style)
+        })
     } else {
         write(value, style)
     };

@@ -115,10 +115,8 @@ impl Chat {
         let display = &self.settings.display;
         let question = self.conversation.question();
         let mut prompt = answer::prepare(&self.loaded, &self.template, &question, display.think)?;
-        if !cut.tokens.is_empty() {
-            prompt.tokens.extend(&cut.tokens);
-            prompt.inside_think = cut.thinking;
-        }
+        prompt.tokens.extend(&cut.tokens);
+        prompt.resumed = cut.tokens.len();
         let mut output = output::stdout(FormatArg::Text, display, self.settings.colors, self.settings.quiet);
         let too_long = prompt.tokens.len() >= self.session.n_ctx();
         let answer = answer::answer(&self.loaded, &mut self.session, &prompt, &self.settings, &mut *output);
@@ -145,7 +143,6 @@ impl Chat {
                 turn.answer += without_reasoning(&answer.text);
             }
             cut.tokens.extend(&summary.tokens);
-            cut.thinking = summary.thinking;
             turn.cut = (summary.finish != Finish::Stop).then_some(cut);
         }
         Ok(answer.outcome())

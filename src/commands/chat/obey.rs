@@ -63,6 +63,7 @@ impl Chat {
             Set::Think(think) => self.settings.display.think = Some(think),
             Set::ThinkBudget(budget) => generation.think_budget = budget,
             Set::Limit(limit) => generation.limit = limit,
+            Set::Stop(texts) => generation.stop = texts,
             Set::Style(on) => self.settings.display.no_style = !on,
             Set::Parameter(name, value) => generation.sampling.set(&name, value)?,
         }
@@ -210,6 +211,10 @@ impl Chat {
         }
         if let Some(limit) = generation.limit {
             text += &format!("n-predict {limit}\n");
+        }
+        if !generation.stop.is_empty() {
+            let texts: Vec<String> = generation.stop.iter().map(|t| format!("{t:?}")).collect();
+            text += &format!("stop      {}\n", texts.join(" "));
         }
         let think = match self.settings.display.think {
             None | Some(ThinkArg::Show) => "show",
