@@ -43,6 +43,8 @@ struct Batch {
 #define CACHE_F32 0
 #define CACHE_F16 1
 #define CACHE_Q8_0 2
+// dim halves, then dim halves of what their rounding has left: not in caches, but in what MLA expands. Values are no prefix of such keys.
+#define CACHE_SPLIT 3
 
 // Where in a chunk a layer's rows of keys or values lie: row p of head h at offset + (h * CHUNK + p) * row bytes.
 struct CacheRows {
@@ -268,7 +270,7 @@ struct AttendArgs {
     float scale;
 };
 
-// mla_expand: keys and values of heads first_head .. first_head + n_heads from cached latents, into rows of F32 laid out as a chunk
+// mla_expand: keys and values of heads first_head .. first_head + n_heads from cached latents, into CACHE_SPLIT rows laid out as a chunk
 // with n_heads heads: keys [k_up c | r], values v_up c, of positions 0 .. n_pos of the sequence whose chunks begin at table0.
 // The chunk c of the expanded rows begins at out + c * out_chunk bytes, keys at 0, values at out_v.
 // Grid ceil(n_pos / EXPAND_ROWS), ceil((n_nope + n_v) / EXPAND_OUT), n_heads; 128.

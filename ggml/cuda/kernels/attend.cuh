@@ -32,9 +32,10 @@ DEVICE const u8* attend_row(const AttendArgs& a, const CacheRows& rows, u32 tabl
     return chunk + rows.offset + (u64)(kv * CHUNK + pos % CHUNK) * rows.row;
 }
 
-DEVICE float attend_element(const u8* row, u32 type, u32 c) {
+DEVICE float attend_element(const u8* row, u32 type, u32 dim, u32 c) {
     if (type == CACHE_F32) return ((const float*)row)[c];
     if (type == CACHE_F16) return half_to_float(((const u16*)row)[c]);
+    if (type == CACHE_SPLIT) return half_to_float(((const u16*)row)[c]) + half_to_float(((const u16*)row)[dim + c]);
     const u8* block = row + c / 32 * 34;
     return half_to_float(*(const u16*)block) * (float)((const s8*)block)[2 + c % 32];
 }
@@ -56,7 +57,7 @@ DEVICE void read_eight(const u8* row, u32 type, u32 dim, u32 c, float (&x)[8]) {
         }
     } else {
 #pragma unroll
-        for (u32 i = 0; i < 8; i++) x[i] = c + i < dim ? attend_element(row, type, c + i) : 0.0f;
+        for (u32 i = 0; i < 8; i++) x[i] = c + i < dim ? attend_element(row, type, dim, c + i) : 0.0f;
     }
 }
 

@@ -42,7 +42,7 @@ DEVICE void any_scores(
     for (u32 i = 0; i < 32; i++) dot[i] = 0.0f;
     for (u32 c = lane; c < a.k.dim; c += 32) {
         float k[4];
-        for (u32 p = 0; p < 4; p++) k[p] = attend_element(row[p], a.k.type, c);
+        for (u32 p = 0; p < 4; p++) k[p] = attend_element(row[p], a.k.type, a.k.dim, c);
 #pragma unroll
         for (u32 j = 0; j < QUERIES; j++) {
             const float q = s.q[j][c];
@@ -89,7 +89,7 @@ DEVICE void any_walk(
 #pragma unroll
             for (u32 j = 0; j < QUERIES; j++) acc[i][j] *= s.factor[j];
             for (u32 p = 0; p < n; p++) {
-                const float v = attend_element(row + p * values.row, values.type, c);
+                const float v = attend_element(row + p * values.row, values.type, values.dim, c);
 #pragma unroll
                 for (u32 j = 0; j < QUERIES; j++) acc[i][j] += s.weights[p][j] * v;
             }

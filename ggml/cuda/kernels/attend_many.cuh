@@ -27,19 +27,23 @@ struct Many {
     u32 q_high[KD / 16][4], q_low[KD / 16][4];
     float acc[VD / 8][4];
 
-    // Rows from `base` on to shared memory. Copies of F16 are asynchronous.
+    // Rows from `base` on to shared memory. Copies of halves are asynchronous.
     template <u32 D>
     METHOD void load(const CacheRows& rows, u16* to, u32 base) const {
         constexpr u32 ROW = D + MANY_PAD;
         for (u32 i = threadIdx.x; i < KEYS * (D / 8); i += ATTEND_THREADS) {
             const u32 p = i / (D / 8), c = i % (D / 8) * 8, pos = base + p;
             u16* at = to + p * ROW + c;
-            if (!WIDE && rows.dim % 8 == 0) {
-                cp_async16(at, attend_row(a, rows, table, kv, min(pos, n - 1)) + 2 * min(c, rows.dim - 8), pos < n && c < rows.dim);
+            const u8* row = attend_row(a, rows, table, kv, min(pos, n - 1));
+            if (rows.dim % 8 == 0 && rows.type == (WIDE ? CACHE_SPLIT : CACHE_F16)) {
+                const bool some = pos < n && c < rows.dim;
+                const u16* from = (const u16*)row + (some ? c : 0);
+                cp_async16(at, from, some);
+                if (WIDE) cp_async16(at + KEYS * ROW, from + rows.dim, some);
                 continue;
             }
             float x[8];
-            read_eight(attend_row(a, rows, table, kv, min(pos, n - 1)), rows.type, pos < n ? rows.dim : 0, c, x);
+            read_eight(row, rows.type, pos < n ? rows.dim : 0, c, x);
             if (WIDE) {
                 store_eight(x, at, at + KEYS * ROW);
             } else {

@@ -51,6 +51,12 @@ DEVICE void keep_best_groups(const RouterArgs& a, float* rank, float* group) {
     __syncwarp();
 }
 
+// Numbers above -inf as integers above zero in the same order, both zeros being one.
+DEVICE u32 ordered(float x) {
+    const u32 bits = __float_as_uint(x + 0.0f);
+    return bits & 0x80000000 ? ~bits : bits | 0x80000000;
+}
+
 KERNEL(router, 32, RouterArgs) {
     SHARED(float, scores, [MAX_EXPERTS]);
     SHARED(float, rank, [MAX_EXPERTS]);
@@ -74,14 +80,8 @@ KERNEL(router, 32, RouterArgs) {
             }
         }
         // Among equals the first. NaN is never best.
-        for (u32 o = 16; o > 0; o /= 2) {
-            const float other = __shfl_xor_sync(FULL_WARP, most, o);
-            const u32 at = __shfl_xor_sync(FULL_WARP, best, o);
-            if (other > most || (other == most && at < best)) {
-                most = other;
-                best = at;
-            }
-        }
+        const u32 key = best == MAX_EXPERTS ? 0 : ordered(most), first = __reduce_max_sync(FULL_WARP, key);
+        best = __reduce_min_sync(FULL_WARP, key == first ? best : (u32)MAX_EXPERTS);
         // With NaN everywhere any expert will do, as long as it exists.
         if (best == MAX_EXPERTS) best = j;
         sum += scores[best];

@@ -18,12 +18,32 @@ DEVICE const u8* expand_latent(const MlaExpandArgs& a, u32 pos) {
     return chunk + a.latent.offset + (u64)(pos % CHUNK) * a.latent.row;
 }
 
-// Where element o of the head's key is written, or of its value from n_nope on.
-DEVICE float* expand_to(const MlaExpandArgs& a, u32 head, u32 pos, u32 o) {
+// Where the head's key of a position is written, or its value.
+DEVICE u16* expand_to(const MlaExpandArgs& a, u32 head, u32 pos, bool value) {
     u8* chunk = a.out + pos / CHUNK * a.out_chunk;
     const u64 row = head * CHUNK + pos % CHUNK;
-    if (o < a.n_nope) return (float*)chunk + row * (a.n_nope + a.n_rope) + o;
-    return (float*)(chunk + a.out_v) + row * a.n_v + (o - a.n_nope);
+    if (value) return (u16*)(chunk + a.out_v) + row * 2 * a.n_v;
+    return (u16*)chunk + row * 2 * (a.n_nope + a.n_rope);
+}
+
+// Elements o and o + 1 of what is made of a latent, o being even: the key's, and from n_nope on the value's.
+DEVICE void expand_store(const MlaExpandArgs& a, u32 head, u32 pos, u32 o, float x, float y) {
+    u32 high, low;
+    split_halves(x, y, high, low);
+    if (a.n_nope % 2 == 0 && a.n_rope % 2 == 0 && a.n_v % 2 == 0) {
+        const bool value = o >= a.n_nope;
+        u16* to = expand_to(a, head, pos, value) + (value ? o - a.n_nope : o);
+        *(u32*)to = high;
+        *(u32*)(to + (value ? a.n_v : a.n_nope + a.n_rope)) = low;
+        return;
+    }
+#pragma unroll
+    for (u32 i = 0; i < 2 && o + i < a.n_nope + a.n_v; i++) {
+        const bool value = o + i >= a.n_nope;
+        u16* to = expand_to(a, head, pos, value) + (value ? o + i - a.n_nope : o + i);
+        to[0] = (u16)(high >> 16 * i);
+        to[value ? a.n_v : a.n_nope + a.n_rope] = (u16)(low >> 16 * i);
+    }
 }
 
 KERNEL_OCCUPANCY(mla_expand, 128, 4, MlaExpandArgs) {
@@ -83,15 +103,20 @@ KERNEL_OCCUPANCY(mla_expand, 128, 4, MlaExpandArgs) {
 #pragma unroll
     for (u32 j = 0; j < EXPAND_OUT / 8; j++) {
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            const u32 pos = first_pos + 16 * warp + lane / 4 + i / 2 * 8, o = first_out + 8 * j + lane % 4 * 2 + i % 2;
-            if (pos < a.n_pos && o < n_out) *expand_to(a, head, pos, o) = acc[j][i] * (1.0f / UP);
+        for (u32 i = 0; i < 2; i++) {
+            const u32 pos = first_pos + 16 * warp + lane / 4 + 8 * i, o = first_out + 8 * j + lane % 4 * 2;
+            if (pos < a.n_pos && o < n_out) expand_store(a, head, pos, o, acc[j][2 * i] * (1.0f / UP), acc[j][2 * i + 1] * (1.0f / UP));
         }
     }
     if (blockIdx.y > 0) return;
     // The elements with position are the same for all heads.
     for (u32 i = threadIdx.x; i < EXPAND_ROWS * a.n_rope; i += blockDim.x) {
         const u32 pos = first_pos + i / a.n_rope, c = i % a.n_rope;
-        if (pos < a.n_pos) expand_to(a, head, pos, 0)[a.n_nope + c] = attend_element(expand_latent(a, pos), a.latent.type, a.rank + c);
+        if (pos >= a.n_pos) break;
+        u32 high, low;
+        split_halves(attend_element(expand_latent(a, pos), a.latent.type, a.latent.dim, a.rank + c), 0.0f, high, low);
+        u16* to = expand_to(a, head, pos, false) + a.n_nope + c;
+        to[0] = (u16)high;
+        to[a.n_nope + a.n_rope] = (u16)low;
     }
 }

@@ -1,6 +1,6 @@
 //! Memory for keys and values that latent attention in its naive form makes from the cached latents.
 //!
-//! It is laid out like a cache with a head for each head of the queries and F32 rows: chunks of [`CHUNK`] positions, one after
+//! It is laid out like a cache with a head for each head of the queries, its numbers split into two halves: chunks of [`CHUNK`] positions, one after
 //! another, first those of the first sequence of the batch. Kernels reach them through a table of chunks of their own.
 
 use super::args::{self, MlaExpandArgs};
@@ -15,6 +15,9 @@ use crate::error::Result;
 const POSITIONS: u32 = 64;
 /// See [`POSITIONS`].
 const ELEMENTS: u32 = 64;
+
+/// The type of rows that are two halves for each number.
+const SPLIT: u32 = 3;
 
 /// Bytes that are enough for many heads at a time.
 const ROOM: usize = 256 << 20;
@@ -111,7 +114,8 @@ impl Naive {
             // SAFETY: the cache has these positions, and the scratch a chunk for each of the cache's with room for `n` heads.
             unsafe { self.expand.launch(Geometry::new(grid, 128), &args)? };
         }
-        let rows = |offset, dim: usize| args::CacheRows { offset, row: 4 * dim as u64, ty: 0, dim: dim as u32 };
+        let rows =
+            |offset, dim: usize| args::CacheRows { offset, row: 4 * dim as u64, ty: SPLIT, dim: dim as u32 };
         Ok((rows(0, k_dim), rows(out_v, n_v)))
     }
 }
