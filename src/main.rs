@@ -3,6 +3,7 @@
 mod chat;
 mod cli;
 mod commands;
+mod devices;
 mod failure;
 mod input;
 mod loading;

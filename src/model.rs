@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ggml_sys::GgmlType;
-use ggml_sys::backend::Backend;
 use ggml_sys::cpu::pool::default_threads;
 use ggml_sys::cpu::{Cpu, kernels};
 use ggml_sys::gguf::Gguf;
@@ -15,11 +14,12 @@ use models::memory::MemoryPlan;
 use models::sampler::{Sampler, SamplerOptions};
 use models::template::ChatTemplate;
 use models::tokenizer::{TokenId, Tokenizer};
-use models::{Engine, EngineOptions, MlaForm, Model, Session};
+use models::{EngineOptions, MlaForm, Model, Session};
 use serde::Serialize;
 
 use crate::cli::args::MlaArg;
 use crate::cli::settings::{Context, EngineSettings, Sampling, Source};
+use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::loading::Loading;
 use crate::size::Bytes;
@@ -139,9 +139,12 @@ impl Loaded {
             n_batch: settings.n_batch.min(n_ctx),
             mla: mla_form(settings.mla),
         };
-        let backend = backend(settings.threads.unwrap_or_else(default_threads))?;
-        ::log::info!("{} on {}: context {n_ctx}, batches of {}", self.name, backend.name(), options.n_batch);
-        Ok(Session::new(Engine::new(self.model.clone(), Arc::new(backend), options)?))
+        let cpu = Arc::new(backend(settings.threads.unwrap_or_else(default_threads))?);
+        let fitting = context == Context::Fitting;
+        let engine = devices::engine(&self.model, cpu, &options, &settings.devices, fitting)?;
+        let (backend, n_batch) = (engine.backend().name(), engine.options().n_batch);
+        ::log::info!("{} on {backend}: context {}, batches of {n_batch}", self.name, engine.options().n_ctx);
+        Ok(Session::new(engine))
     }
 
     /// Tokens of context: what was asked for, if there is memory for it.

@@ -2,8 +2,8 @@
 //!
 //! Parts go to devices by what they cost each token there and here: everything if it fits; of a mixture too large, all that every
 //! token meets (attention, shared experts, router, cache), and the routed experts of as many of the last layers as there is room
-//! for; of anything else the last layers. The embedding, of which a token reads one row, stays in host memory unless it is
-//! the output matrix too.
+//! for; of anything else the last layers. The embedding, of which a token reads one row, goes to a device only if everything
+//! does, or if it is the output matrix too.
 
 use ggml_sys::cache::LayerCache;
 use ggml_sys::hybrid::Placement;
@@ -209,8 +209,13 @@ fn fill(sizes: &Sizes, free: &[u64], last: usize, host: usize) -> Option<Assignm
         experts[il] = if here { device } else { HOST };
     }
     let head = if last > n { put(sizes.head)? } else { HOST };
-    // An embedding of its own stays: a token reads one row of it.
-    let embedding = if sizes.embedding == 0 { head } else { HOST };
+    let embedding = match head {
+        HOST => HOST,
+        // A token reads one row of an embedding of its own: it is the last that is worth a device's memory.
+        _ if experts.iter().zip(&sizes.layers).any(|(d, l)| *d == HOST && l.experts > 0) => HOST,
+        _ => put(sizes.embedding).unwrap_or(HOST),
+    };
+    let embedding = if sizes.embedding == 0 { head } else { embedding };
     Some(Assignment { embedding, head, layers, experts, used })
 }
 
@@ -250,10 +255,12 @@ mod tests {
     }
 
     #[test]
-    fn everything_goes_to_a_device_that_has_room_but_the_embedding() {
+    fn everything_goes_to_a_device_that_has_room_the_embedding_last() {
         let a = assign(&sizes(0), &[24 * GIB], Wishes::default()).unwrap();
+        assert_eq!((a.embedding, a.head, a.layers), (1, 1, last(10)));
+        assert_eq!(a.used, [17 * GIB + GIB / 4 + RESERVE]);
+        let a = assign(&sizes(0), &[17 * GIB], Wishes::default()).unwrap();
         assert_eq!((a.embedding, a.head, a.layers), (HOST, 1, last(10)));
-        assert_eq!(a.used, [16 * GIB + GIB / 4 + RESERVE]);
         // The embedding is the output matrix.
         let a = assign(&Sizes { embedding: 0, ..sizes(0) }, &[24 * GIB], Wishes::default()).unwrap();
         assert_eq!(a.embedding, 1);

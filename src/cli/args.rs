@@ -239,14 +239,25 @@ pub struct EngineArgs {
     pub mla: MlaArg,
     #[command(flatten)]
     pub loading: LoadingArgs,
-    /// Layers to place on a GPU
-    #[arg(long, value_name = "N", alias = "n-gpu-layers", allow_negative_numbers = true, hide = true)]
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+}
+
+/// What goes to GPUs. Without any of these it is what fits.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Devices")]
+pub struct DeviceArgs {
+    /// Devices to use: auto, none, or a list such as cuda0,cuda1 [default: auto]
+    #[arg(long, value_name = "LIST")]
+    pub device: Option<String>,
+    /// Layers to place on a GPU, the last ones: a number, all, auto (-ngl) [default: auto]
+    #[arg(long, value_name = "N", alias = "n-gpu-layers", allow_negative_numbers = true)]
     pub gpu_layers: Option<String>,
-    /// Keep experts in host memory
-    #[arg(long, hide = true)]
+    /// Keep all experts in host memory
+    #[arg(long)]
     pub cpu_moe: bool,
     /// Keep the experts of the first N layers in host memory
-    #[arg(long, value_name = "N", hide = true)]
+    #[arg(long, value_name = "N")]
     pub n_cpu_moe: Option<u32>,
 }
 
@@ -363,6 +374,9 @@ pub struct ShowArgs {
     /// List the tensors too
     #[arg(long, help_heading = "Output")]
     pub tensors: bool,
+    /// List the devices that models can run on, and nothing else
+    #[arg(long, help_heading = "Output")]
+    pub devices: bool,
 }
 
 /// A text to compute something of, and nothing to generate.

@@ -10,6 +10,7 @@ use ggml_sys::cpu::CACHE_TYPES;
 use super::args::{EngineArgs, GenerationArgs, MlaArg, ModelArgs};
 use super::lookup::{self, Lookup};
 use super::rules::Form;
+use crate::devices::DeviceSettings;
 use crate::failure::{Failure, Result};
 use crate::loading::Loading;
 use crate::term::log;
@@ -112,6 +113,8 @@ pub struct EngineSettings {
     pub mla: MlaArg,
     /// How the file comes into memory.
     pub loading: Loading,
+    /// What runs on devices beside the processor.
+    pub devices: DeviceSettings,
 }
 
 /// How long a context should be.
@@ -134,9 +137,7 @@ impl EngineSettings {
         if threads_batch.is_some_and(|n| threads.is_some_and(|t| t != n)) {
             log::note("prompts are read with as many threads as answers are written: --threads counts");
         }
-        if args.gpu_layers.is_some() || args.cpu_moe || args.n_cpu_moe.is_some() {
-            log::note("there is no GPU backend in this build: everything runs on the CPU");
-        }
+        let devices = DeviceSettings::new(&args.devices)?;
         let batch = |name: &str, n: Option<usize>| match n {
             Some(0) => Err(Failure::usage(format!("{name} is 0"), "it is at least 1")),
             n => Ok(n),
@@ -156,6 +157,7 @@ impl EngineSettings {
             ),
             mla: args.mla,
             loading: Loading::new(&args.loading),
+            devices,
         })
     }
 }

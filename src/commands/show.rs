@@ -14,7 +14,7 @@ use crate::cli::settings::{self, Context, EngineSettings};
 use crate::failure::{Failure, Outcome, Result};
 use crate::size::{Amount, Bytes, Count};
 use crate::term::color::{Colors, STRONG};
-use crate::{model, streams};
+use crate::{devices, model, streams};
 
 /// Everything that is said. docs/json.md describes the fields.
 #[derive(Serialize)]
@@ -100,6 +100,13 @@ struct TensorInfo<'a> {
 /// If it is no GGUF file, and, after what is known has been printed, if it has weights or a vocabulary
 /// that cannot be used.
 pub fn show(args: &ShowArgs, colors: Colors) -> Result<Outcome> {
+    use std::io::Write as _;
+    if args.devices {
+        let text = devices::list(args.json)?;
+        let mut out = colors.styled_stdout();
+        streams::written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
+        return Ok(Outcome::Done);
+    }
     let settings = EngineSettings::new(&args.engine)?;
     let source = settings::choose_only(&args.model, args.name.as_deref(), super::env)?;
     model::announce(&source);
@@ -109,7 +116,6 @@ pub fn show(args: &ShowArgs, colors: Colors) -> Result<Outcome> {
     let text = if args.json { serde_json::to_string_pretty(&shown)? + "\n" } else { shown.text() };
     // Without colors the styles are left out of the text.
     let mut out = colors.styled_stdout();
-    use std::io::Write as _;
     streams::written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
     let is_vocabulary = gguf.tensors().is_empty() && shown.tokenizer.is_some();
     match loaded {

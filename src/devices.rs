@@ -1,0 +1,312 @@
+//! Devices beside the processor: which there are, and what of a model goes where.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use ggml_sys::backend::Backend;
+use ggml_sys::cpu::Cpu;
+use ggml_sys::cuda::Cuda;
+use ggml_sys::cuda::device::Properties;
+use ggml_sys::cuda::driver::{Driver, Unavailable};
+use ggml_sys::hybrid::Hybrid;
+use ggml_sys::{Error as GgmlError, cuda};
+use models::placement::{self, Assignment, Sizes, TooLarge, Wishes};
+use models::{Engine, EngineOptions, Error, Model};
+use serde::Serialize;
+
+use crate::cli::args::DeviceArgs;
+use crate::failure::{Failure, Result};
+use crate::size::Bytes;
+use crate::term::log;
+
+/// Which devices to use, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSettings {
+    choice: Choice,
+    wishes: Wishes,
+    /// Whether the user spoke of devices at all: then it is said if there are none.
+    asked: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Choice {
+    /// All that there are.
+    Auto,
+    /// None but the processor.
+    Processor,
+    /// Those with these numbers.
+    Some(Vec<usize>),
+}
+
+impl DeviceSettings {
+    /// Checks the options about devices.
+    ///
+    /// # Errors
+    /// If one of them is no number or no device.
+    pub fn new(args: &DeviceArgs) -> Result<Self> {
+        let gpu_layers = match args.gpu_layers.as_deref() {
+            None | Some("auto") => None,
+            Some("all" | "-1") => Some(usize::MAX),
+            Some(n) => Some(n.parse().map_err(|_| {
+                Failure::usage(format!("--gpu-layers {n}"), "it is a number of layers, 'all' or 'auto'")
+            })?),
+        };
+        let choice = match args.device.as_deref() {
+            _ if gpu_layers == Some(0) => Choice::Processor,
+            None | Some("auto") => Choice::Auto,
+            Some("none" | "cpu") => Choice::Processor,
+            Some(list) => Choice::Some(list.split(',').map(ordinal).collect::<Result<_>>()?),
+        };
+        let host_experts = if args.cpu_moe { Some(usize::MAX) } else { args.n_cpu_moe.map(|n| n as usize) };
+        let asked = gpu_layers.is_some() || host_experts.is_some() || args.device.is_some();
+        Ok(DeviceSettings { choice, wishes: Wishes { gpu_layers, host_experts }, asked })
+    }
+}
+
+/// The number of a device: `cuda0`, or `0`.
+fn ordinal(name: &str) -> Result<usize> {
+    let name = name.trim();
+    name.strip_prefix("cuda").unwrap_or(name).parse().map_err(|_| {
+        let hint = "devices are cuda0, cuda1, … ('fathom show --devices' lists them), auto or none";
+        Failure::usage(format!("there is no device {name:?}"), hint)
+    })
+}
+
+/// A device as `fathom show --devices` says it.
+#[derive(Serialize)]
+struct Shown {
+    id: String,
+    name: String,
+    compute_capability: String,
+    memory: u64,
+    free: Option<u64>,
+    usable: bool,
+}
+
+#[derive(Serialize)]
+struct Listing {
+    devices: Vec<Shown>,
+    /// Why there are none.
+    problem: Option<String>,
+}
+
+/// The devices there are, as text or as JSON.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn list(json: bool) -> Result<String> {
+    let listing = match Driver::load() {
+        Ok(driver) => Listing { devices: shown(&Arc::new(driver)), problem: None },
+        Err(e) => Listing { devices: vec![], problem: Some(e.to_string()) },
+    };
+    if json {
+        return Ok(serde_json::to_string_pretty(&listing)? + "\n");
+    }
+    let mut text = String::new();
+    for d in &listing.devices {
+        let free = d.free.map_or(String::new(), |f| format!(", {} free", Bytes(f)));
+        let not = if d.usable { "" } else { "; too old: 8.0 (RTX 30 and later) is needed" };
+        let (id, name, capability) = (&d.id, &d.name, &d.compute_capability);
+        let _ = writeln!(text, "{id}  {name}, {}{free}, compute capability {capability}{not}", Bytes(d.memory));
+    }
+    if let Some(problem) = &listing.problem {
+        let _ = writeln!(text, "no device beside the processor: {problem}");
+    }
+    Ok(text)
+}
+
+fn shown(driver: &Arc<Driver>) -> Vec<Shown> {
+    let all = (0..driver.n_devices()).filter_map(|i| cuda::device::properties(driver, i).ok());
+    all.map(|p: Properties| Shown {
+        id: format!("cuda{}", p.ordinal),
+        compute_capability: format!("{}.{}", p.capability.0, p.capability.1),
+        memory: p.memory,
+        usable: p.is_supported(),
+        free: Cuda::open(driver.clone(), p.ordinal).and_then(|c| c.device().free_memory()).ok(),
+        name: p.name,
+    })
+    .collect()
+}
+
+/// Opens the devices that are to be used; none is fine, and said if the user asked for them or something is wrong with them.
+fn open(settings: &DeviceSettings) -> Result<Vec<Arc<Cuda>>> {
+    if settings.choice == Choice::Processor {
+        return Ok(vec![]);
+    }
+    let driver = match Driver::load() {
+        Ok(driver) => Arc::new(driver),
+        Err(e) => {
+            // Most machines have no such driver, and nobody missed it.
+            if settings.asked || !matches!(e, Unavailable::NoLibrary(_)) {
+                log::note(&format!("{e}: everything runs on the processor"));
+            }
+            return Ok(vec![]);
+        }
+    };
+    let (ordinals, all) = match &settings.choice {
+        Choice::Some(list) => (list.clone(), false),
+        _ => ((0..driver.n_devices()).collect(), true),
+    };
+    let mut devices = vec![];
+    for i in ordinals {
+        if i >= driver.n_devices() {
+            let hint = "'fathom show --devices' lists those there are";
+            return Err(Failure::usage(format!("there is no device cuda{i}"), hint));
+        }
+        match Cuda::open(driver.clone(), i) {
+            Ok(device) => devices.push(Arc::new(device)),
+            Err(e) if all => log::note(&format!("cuda{i} is left out: {e}")),
+            Err(e) => return Err(Failure::new(e.to_string()).or_hint("--device none runs without it")),
+        }
+    }
+    Ok(devices)
+}
+
+/// An engine on the devices that are to be used, as far as they have room, and on the processor. The context is cut to what lets
+/// more of the model onto devices if `fitting`, down to some thousand tokens.
+///
+/// # Errors
+/// If what is wished for does not fit, or the engine cannot be made.
+pub fn engine(
+    model: &Arc<Model>,
+    cpu: Arc<Cpu>,
+    options: &EngineOptions,
+    settings: &DeviceSettings,
+    fitting: bool,
+) -> Result<Engine> {
+    let on_processor = |cpu: Arc<Cpu>| Ok(Engine::new(model.clone(), cpu, options.clone())?);
+    let devices = open(settings)?;
+    if devices.is_empty() {
+        return on_processor(cpu);
+    }
+    let free: Result<Vec<u64>, GgmlError> = devices.iter().map(|d| d.device().free_memory()).collect();
+    let mut free = free.map_err(|e| Failure::new(e.to_string()).or_hint("--device none runs without it"))?;
+    // What is free is known, what the driver adds to allocations is not: if it does not fit after all, less is tried.
+    for _ in 0..4 {
+        let (n_ctx, assignment) = fit(model, options, &free, settings, fitting)?;
+        if assignment.used.iter().all(|b| *b == 0) {
+            log::note("no device has room for any of the model: everything runs on the processor");
+            return on_processor(cpu);
+        }
+        let options = EngineOptions { n_ctx, n_batch: options.n_batch.min(n_ctx), ..options.clone() };
+        let backend = combined(model, &cpu, &devices, &assignment)?;
+        let mut engine = Engine::new(model.clone(), backend, options)?.with_fallback(cpu.clone());
+        match engine.prepare() {
+            Ok(()) => {
+                ::log::info!("{}", describe(model, &devices, &assignment, n_ctx));
+                return Ok(engine);
+            }
+            Err(Error::Compute(e @ GgmlError::OutOfMemory { .. })) => {
+                ::log::info!("{e}: trying with less");
+                free.iter_mut().for_each(|f| *f -= *f / 8);
+            }
+            Err(Error::Compute(e @ GgmlError::Device { .. })) => {
+                log::note(&format!("{e}: everything runs on the processor"));
+                return on_processor(cpu);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    log::note("the devices do not give the memory that they say is free: everything runs on the processor");
+    on_processor(cpu)
+}
+
+/// The shortest context that is chosen to have more of a model on devices.
+const MIN_CONTEXT: usize = 8192;
+
+/// The context, and the place of every part.
+fn fit(
+    model: &Arc<Model>,
+    options: &EngineOptions,
+    free: &[u64],
+    settings: &DeviceSettings,
+    fitting: bool,
+) -> Result<(usize, Assignment)> {
+    let default = model.default_cache_type();
+    let layers = model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default));
+    let with = |n_ctx: usize| {
+        let sizes = Sizes::new(model, &layers, n_ctx, options.n_batch);
+        placement::assign(&sizes, free, settings.wishes)
+    };
+    let complete = |a: &Assignment| a.head != placement::HOST && !a.layers.contains(&placement::HOST);
+    let shorter = |n: &usize| Some(n / 2).filter(|n| fitting && *n >= MIN_CONTEXT);
+    let first = with(options.n_ctx);
+    for n_ctx in std::iter::successors(Some(options.n_ctx), shorter) {
+        if let Some(a) = with(n_ctx).ok().filter(complete) {
+            if n_ctx < options.n_ctx {
+                log::note(&format!("the context is {n_ctx} tokens, which fit on the device (-c)"));
+            }
+            return Ok((n_ctx, a));
+        }
+    }
+    Ok((options.n_ctx, first.map_err(|e| too_large(&e))?))
+}
+
+fn too_large(e: &TooLarge) -> Failure {
+    let what = format!(
+        "{} would take {} of device memory, and {} are free",
+        e.what,
+        Bytes(e.needed),
+        Bytes(e.free)
+    );
+    Failure::new(what).or_hint(match e.fitting {
+        0 => "leave --gpu-layers out, or use --device none".into(),
+        n => format!("--gpu-layers {n} fits; a shorter context (-c) leaves room for more"),
+    })
+}
+
+/// The devices and the processor as one backend, or a device alone where it has everything.
+fn combined(
+    model: &Arc<Model>,
+    cpu: &Arc<Cpu>,
+    devices: &[Arc<Cuda>],
+    assignment: &Assignment,
+) -> Result<Arc<dyn Backend>> {
+    let placement = assignment.placement(model);
+    if let (Some(device), true) = (devices.first(), placement.weights.iter().all(|d| *d == 1)) {
+        return Ok(device.clone());
+    }
+    let devices = devices.iter().map(|d| d.clone() as Arc<dyn Backend>);
+    let backends = [cpu.clone() as Arc<dyn Backend>].into_iter().chain(devices).collect();
+    Ok(Arc::new(Hybrid::new(backends, placement)?))
+}
+
+/// Where everything is, in a line.
+fn describe(model: &Model, devices: &[Arc<Cuda>], a: &Assignment, n_ctx: usize) -> String {
+    let n = a.layers.len();
+    let (layers, experts) = a.on_devices();
+    let mut text = format!("{layers} of {n} layers on devices");
+    if model.network().experts().is_some() {
+        let _ = write!(text, ", the experts of {experts}");
+    }
+    for (device, used) in devices.iter().zip(&a.used) {
+        let p = device.device().properties();
+        let _ = write!(text, "; cuda{}: {} of {}", p.ordinal, Bytes(*used), Bytes(p.memory));
+    }
+    let _ = write!(text, "; context {n_ctx}");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(gpu_layers: Option<&str>, device: Option<&str>) -> Result<DeviceSettings> {
+        let (gpu_layers, device) = (gpu_layers.map(Into::into), device.map(Into::into));
+        DeviceSettings::new(&DeviceArgs { gpu_layers, device, cpu_moe: false, n_cpu_moe: None })
+    }
+
+    #[test]
+    fn devices_and_layers_are_named_as_people_do() {
+        let layers = |n| settings(Some(n), None).map(|s| s.wishes.gpu_layers).ok();
+        assert_eq!(layers("99"), Some(Some(99)));
+        assert_eq!((layers("all"), layers("-1")), (Some(Some(usize::MAX)), Some(Some(usize::MAX))));
+        assert_eq!((layers("auto"), layers("many")), (Some(None), None));
+        let choice = |d| settings(None, Some(d)).map(|s| s.choice).ok();
+        assert_eq!(choice("cuda1,0"), Some(Choice::Some(vec![1, 0])));
+        assert_eq!((choice("none"), choice("auto")), (Some(Choice::Processor), Some(Choice::Auto)));
+        assert_eq!(choice("gpu"), None);
+        assert_eq!(settings(Some("0"), None).unwrap().choice, Choice::Processor);
+        assert!(!settings(None, None).unwrap().asked);
+    }
+}
