@@ -162,6 +162,28 @@ fn open(settings: &DeviceSettings) -> Result<Vec<Arc<Cuda>>> {
     Ok(devices)
 }
 
+/// What a device does at best.
+pub struct Best {
+    /// Its name.
+    pub name: String,
+    /// Bytes read a second.
+    pub read: f64,
+    /// Products of bytes a second.
+    pub peak: f64,
+}
+
+/// Measures the first device that is to be used, if there is one.
+///
+/// # Errors
+/// If it cannot be opened, or fails.
+pub fn measure(settings: &DeviceSettings) -> Result<Option<Best>> {
+    let devices = open(settings)?;
+    let Some(device) = devices.first() else { return Ok(None) };
+    let failed = |e: GgmlError| Failure::new(e.to_string()).or_hint("--device none runs without it");
+    let (read, peak) = (device.read_bandwidth().map_err(failed)?, device.int8_peak().map_err(failed)?);
+    Ok(Some(Best { name: device.device().properties().name.clone(), read, peak }))
+}
+
 /// An engine on the devices that are to be used, as far as they have room, and on the processor. The context is cut to what lets
 /// more of the model onto devices if `fitting`, down to some thousand tokens.
 ///

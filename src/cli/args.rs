@@ -504,6 +504,8 @@ pub struct BenchArgs {
     pub tests: TestArgs,
     #[command(flatten)]
     pub configs: ConfigArgs,
+    #[command(flatten)]
+    pub devices: DeviceArgs,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,

@@ -237,7 +237,9 @@ struct CombineArgs {
 //   attend_few_any                                                                   8
 // attend_merge, after attend_few_latent_*: grid n_head, rows; 128.
 //
-// Prompts take attend_many_*: grid ceil(rows / ROWS), n_head; ATTEND_THREADS. Rows of a tile may belong to different sequences.
+// Prompts take attend_many_*: grid ceil(rows / ROWS), n_head, n_spans; ATTEND_THREADS. Rows of a tile may belong to different sequences.
+// n_spans, at most MAX_SPANS, divides the keys where there are few blocks otherwise; it is 1 for *_latent_* and *_any. Partial sums and
+// counters are as for few rows, so rows * n_spans fit where they do.
 // The first of these that fits, with its ROWS:
 //   attend_many_latent_*  as for few rows; grid rows, ceil(n_head / n_head_kv / 16) * n_head_kv, ATTEND_LATENT_SHARED
 //   attend_many_f16_64   k and v F16, k.dim and v.dim <= 64                         64
@@ -262,7 +264,7 @@ struct AttendArgs {
     CacheRows v;
     Batch batch;
     float* partial;  // [rows, n_head, n_spans, v.dim + 2]: the weighted sum of values, the largest score, the sum of weights
-    u32* arrived;    // [rows, blocks y]
+    u32* arrived;    // [blocks that share their rows]
     u32 n_spans;
     u32 n_rows;
     u32 n_head;
@@ -307,4 +309,19 @@ struct SumSquaresArgs {
     u32 heads;
     u32 n_used;
     u32 n_rows;
+};
+
+// measure_read: reads n times 16 bytes. Grid any; 256. `never` is a number that the sum is not.
+struct MeasureReadArgs {
+    const struct uint4* at;
+    u32* out;
+    u64 n;
+    u32 never;
+};
+
+// measure_mma: each warp multiplies 8 * rounds tiles of 16 x 32 by 32 x 8 bytes. Grid any; 256.
+struct MeasureMmaArgs {
+    u32* out;
+    u32 rounds;
+    u32 never;
 };

@@ -109,6 +109,8 @@ args! {
         n_rope: u32,
         n_v: u32,
     }
+    MeasureReadArgs { at: DevicePtr, out: DevicePtr, n: u64, never: u32 }
+    MeasureMmaArgs { out: DevicePtr, rounds: u32, never: u32 }
     SumSquaresArgs {
         x: Heads,
         ids: DevicePtr,

@@ -17,6 +17,7 @@ mod args;
 mod compile;
 pub mod device;
 pub mod driver;
+mod measure;
 mod modules;
 mod naive;
 mod program;

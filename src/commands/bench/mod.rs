@@ -16,7 +16,7 @@ use models::clock::strftime;
 use models::cost::StepCost;
 use models::memory::{self, MemoryPlan};
 use models::shapes::{Blueprint, Mix, ModelShape};
-use models::{Engine, EngineOptions, MlaForm, Model, Session, Want};
+use models::{EngineOptions, MlaForm, Model, Session, Want};
 
 use crate::cli::args::BenchArgs;
 use crate::failure::{Failure, Outcome, Result};
@@ -24,7 +24,7 @@ use crate::loading::{Loading, with_progress};
 use crate::size::Bytes;
 use crate::term::interrupt::Guard;
 use crate::term::progress::{self, Display, Progress, Unit};
-use crate::{model, streams};
+use crate::{devices, model, streams};
 use report::{Machine, Measured, Subject};
 use settings::{BenchSettings, Config, Test, Weights, Work};
 
@@ -151,11 +151,18 @@ impl<'a> Bench<'a> {
     fn machine(&mut self, config: &Config) -> Result<(Arc<Cpu>, Machine), Stop> {
         let backend = Arc::new(model::backend(config.threads)?);
         let weights = self.model.gguf().tensors().iter().map(|t| t.bytes());
-        let machine = Machine {
-            cpu: processor(),
-            isa: backend.isa().name(),
-            read: backend.read_bandwidth(weights, READ),
-            peak: backend.int8_peak(),
+        // Shares are those of the device that most of the work is done on.
+        let machine = match devices::measure(&self.settings.devices)? {
+            Some(best) => {
+                let cpu = format!("{} beside {}", best.name, processor());
+                Machine { cpu, isa: backend.isa().name(), read: best.read, peak: best.peak }
+            }
+            None => Machine {
+                cpu: processor(),
+                isa: backend.isa().name(),
+                read: backend.read_bandwidth(weights, READ),
+                peak: backend.int8_peak(),
+            },
         };
         self.check()?;
         if self.measured.is_empty() {
@@ -175,7 +182,8 @@ impl<'a> Bench<'a> {
             n_batch: config.rows().min(n_ctx),
             mla: model::mla_form(self.settings.mla),
         };
-        let mut session = Session::new(Engine::new(self.model.clone(), backend, options)?);
+        let engine = devices::engine(self.model, backend, &options, &self.settings.devices, false)?;
+        let mut session = Session::new(engine);
         let default = self.model.default_cache_type();
         let cache = [config.cache.0, config.cache.1].map(|ty| ty.unwrap_or(default));
         // Both forms of latent attention have the same weights.

@@ -9,6 +9,7 @@ use models::shapes::{MIXES, Mix, ModelShape, SHAPES};
 
 use crate::cli::args::{BenchArgs, MlaArg};
 use crate::cli::settings::{self, Source};
+use crate::devices::DeviceSettings;
 use crate::failure::{Failure, Result};
 use crate::loading::Loading;
 
@@ -88,6 +89,7 @@ pub struct BenchSettings {
     pub repeats: usize,
     pub mla: MlaArg,
     pub loading: Loading,
+    pub devices: DeviceSettings,
 }
 
 /// Where the weights come from.
@@ -122,6 +124,7 @@ impl BenchSettings {
             repeats: args.tests.repetitions,
             mla: args.configs.mla,
             loading: Loading::new(&args.configs.loading),
+            devices: DeviceSettings::new(&args.devices)?,
         };
         match u32::try_from(settings.n_ctx()) {
             Ok(_) => Ok(settings),
