@@ -73,49 +73,59 @@ DEVICE float* attend_partial(const AttendArgs& a, u32 row, u32 head, u32 span) {
 // 2^(x - most), 0 where nothing has been seen.
 DEVICE float attend_weight(float x, float most) { return most == -INFINITY ? 0.0f : exp2_fast(x - most); }
 
-// Puts the spans of n_heads heads together, at most ATTEND_HEADS, always in the same order. All threads of the block take part.
-DEVICE void attend_merge_heads(const AttendArgs& a, u32 row, u32 first, u32 n_heads, u32 spans) {
-    SHARED(float, weights, [ATTEND_HEADS][MAX_SPANS]);
-    SHARED(float, total, [ATTEND_HEADS]);
-    const u32 lane = threadIdx.x % 32, dim = a.v.dim;
-    for (u32 h = threadIdx.x / 32; h < n_heads; h += blockDim.x / 32) {
-        // What other blocks have written in this launch is in the second-level cache only.
-        const float* from = attend_partial(a, row, first + h, 0) + dim;
-        const u32 s0 = lane, s1 = lane + 32;
-        const float m0 = s0 < spans ? __ldcg(from + s0 * (dim + 2)) : -INFINITY, l0 = s0 < spans ? __ldcg(from + s0 * (dim + 2) + 1) : 0.0f;
-        const float m1 = s1 < spans ? __ldcg(from + s1 * (dim + 2)) : -INFINITY, l1 = s1 < spans ? __ldcg(from + s1 * (dim + 2) + 1) : 0.0f;
-        const float most = warp_max(fmaxf(m0, m1)), w0 = attend_weight(m0, most), w1 = attend_weight(m1, most);
-        const float sum = warp_sum(w0 * l0 + w1 * l1);
-        weights[h][s0] = w0;
-        weights[h][s1] = w1;
-        if (lane == 0) total[h] = sum;
-    }
-    __syncthreads();
-    for (u32 i = threadIdx.x; i < n_heads * dim; i += blockDim.x) {
-        const u32 h = i / dim, c = i % dim;
-        const float* from = attend_partial(a, row, first + h, 0) + c;
-        float sum = 0.0f;
+// Some heads of some rows.
+struct AttendPart {
+    u32 row, n_rows, head, n_heads;
+};
+
+// Puts spans together, always in the same order. All threads of the block take part.
+DEVICE void attend_merge_part(const AttendArgs& a, AttendPart part, u32 spans) {
+    // Eight heads at a time.
+    SHARED(float, weights, [8][MAX_SPANS]);
+    SHARED(float, total, [8]);
+    const u32 lane = threadIdx.x % 32, dim = a.v.dim, n = part.n_rows * part.n_heads;
+    for (u32 base = 0; base < n; base += 8) {
+        __syncthreads();
+        for (u32 i = threadIdx.x / 32; i < 8 && base + i < n; i += blockDim.x / 32) {
+            // What other blocks have written in this launch is in the second-level cache only.
+            const u32 row = part.row + (base + i) / part.n_heads, head = part.head + (base + i) % part.n_heads;
+            const float* from = attend_partial(a, row, head, 0) + dim;
+            const u32 s0 = lane, s1 = lane + 32;
+            const float m0 = s0 < spans ? __ldcg(from + s0 * (dim + 2)) : -INFINITY, l0 = s0 < spans ? __ldcg(from + s0 * (dim + 2) + 1) : 0.0f;
+            const float m1 = s1 < spans ? __ldcg(from + s1 * (dim + 2)) : -INFINITY, l1 = s1 < spans ? __ldcg(from + s1 * (dim + 2) + 1) : 0.0f;
+            const float most = warp_max(fmaxf(m0, m1)), w0 = attend_weight(m0, most), w1 = attend_weight(m1, most);
+            const float sum = warp_sum(w0 * l0 + w1 * l1);
+            weights[i][s0] = w0;
+            weights[i][s1] = w1;
+            if (lane == 0) total[i] = sum;
+        }
+        __syncthreads();
+        for (u32 e = threadIdx.x; e < min(8u, n - base) * dim; e += blockDim.x) {
+            const u32 i = e / dim, c = e % dim;
+            const u32 row = part.row + (base + i) / part.n_heads, head = part.head + (base + i) % part.n_heads;
+            const float* from = attend_partial(a, row, head, 0) + c;
+            float sum = 0.0f;
 #pragma unroll 8
-        for (u32 s = 0; s < spans; s++) sum += weights[h][s] * __ldcg(from + s * (dim + 2));
-        a.y.at[row * a.y.stride + (first + h) * a.y.head + c] = sum / total[h];
+            for (u32 s = 0; s < spans; s++) sum += weights[i][s] * __ldcg(from + s * (dim + 2));
+            a.y.at[row * a.y.stride + head * a.y.head + c] = sum / total[i];
+        }
     }
 }
 
-// The block has written its partial sums. The last block of the row's spans finds those of the others and puts them together.
-DEVICE void attend_arrive(const AttendArgs& a, u32 row, u32 first, u32 n_heads, u32 spans) {
+// The block has written its partial sums. The last block of those that share a counter finds those of the others and puts them together.
+DEVICE void attend_arrive(const AttendArgs& a, u32 counter, AttendPart part, u32 spans) {
     SHARED(u32, last, [1]);
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        u32* arrived = a.arrived + row * gridDim.y + blockIdx.y;
-        *last = atomicAdd(arrived, 1u) + 1 == spans;
+        *last = atomicAdd(a.arrived + counter, 1u) + 1 == spans;
         // For the next launch.
-        if (*last) *arrived = 0;
+        if (*last) a.arrived[counter] = 0;
     }
     __syncthreads();
     if (!*last) return;
     __threadfence();
-    attend_merge_heads(a, row, first, n_heads, spans);
+    attend_merge_part(a, part, spans);
 }
 
 // Tensor cores multiply halves exactly and add F32. Numbers that are not halves go in as two, which keep 22 bits of them.

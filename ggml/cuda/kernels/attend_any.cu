@@ -134,12 +134,12 @@ KERNEL(attend_few_any, ATTEND_THREADS, AttendArgs) {
             to[a.v.dim + 1] = s.sum[j];
         }
     }
-    attend_arrive(a, row, head, n_heads, (n + span - 1) / span);
+    attend_arrive(a, row * gridDim.y + blockIdx.y, {row, 1, head, n_heads}, (n + span - 1) / span);
 }
 
 KERNEL(attend_merge, 128, AttendArgs) {
     const u32 n = a.batch.pos[blockIdx.y] + 1, span = attend_span(n);
-    attend_merge_heads(a, blockIdx.y, blockIdx.x, 1, (n + span - 1) / span);
+    attend_merge_part(a, {blockIdx.y, 1, blockIdx.x, 1}, (n + span - 1) / span);
 }
 
 KERNEL(attend_many_any, ATTEND_THREADS, AttendArgs) {

@@ -113,7 +113,7 @@ DEVICE void few_finish(const AttendArgs& a, const FewSums<D>& s, u32 row, u32 fi
             to[a.v.dim + 1] = l;
         }
     }
-    if (spans > 1) attend_arrive(a, row, first, n_heads, spans);
+    if (spans > 1) attend_arrive(a, row * gridDim.y + blockIdx.y, {row, 1, first, n_heads}, spans);
 }
 
 // WALKER: begin() asks for the first rows, load_query(of head g, or null), walk(sums).

@@ -165,10 +165,11 @@ struct Many {
         }
     }
 
-    // All n keys of the run.
-    METHOD void walk() {
-        load<KD>(a.k, k, 0);
-        for (u32 base = 0; base < n; base += KEYS) {
+    // Keys from .. to of the run.
+    METHOD void walk(u32 from, u32 to) {
+        if (from >= to) return;
+        load<KD>(a.k, k, from);
+        for (u32 base = from; base < to; base += KEYS) {
             load<VD>(values, v, base);
             cp_async_wait<1>();
             __syncthreads();
@@ -176,7 +177,7 @@ struct Many {
             float s[KEYS / 8][4];
             if (busy) scores(s);
             __syncthreads();
-            if (base + KEYS < n) {
+            if (base + KEYS < to) {
                 load<KD>(a.k, k, base + KEYS);
             } else {
                 cp_async_commit();
@@ -220,7 +221,9 @@ DEVICE void attend_many(const AttendArgs& a) {
         s.n = a.batch.pos[next - 1] + 1;
 #pragma unroll
         for (u32 r = 0; r < 2; r++) s.sees[r] = rows[r] >= first && rows[r] < next ? a.batch.pos[rows[r]] + 1 : 0;
-        s.walk();
+        // The part of the keys that is this block's.
+        const u32 tiles = (s.n + State::KEYS - 1) / State::KEYS, z = blockIdx.z;
+        s.walk(z * tiles / gridDim.z * State::KEYS, min((z + 1) * tiles / gridDim.z * State::KEYS, s.n));
         __syncthreads();
     }
 #pragma unroll
@@ -229,14 +232,19 @@ DEVICE void attend_many(const AttendArgs& a) {
         sum += __shfl_xor_sync(FULL_WARP, sum, 1);
         sum += __shfl_xor_sync(FULL_WARP, sum, 2);
         if (rows[r] >= end) continue;
-        float* y = a.y.at + rows[r] * a.y.stride + head * a.y.head;
-        const float inverse = 1.0f / sum;
+        float* y = gridDim.z > 1 ? attend_partial(a, rows[r], head, blockIdx.z) : a.y.at + rows[r] * a.y.stride + head * a.y.head;
+        const float scale = gridDim.z > 1 ? 1.0f : 1.0f / sum;
 #pragma unroll
         for (u32 j = 0; j < VD / 8; j++) {
 #pragma unroll
             for (u32 c = 0; c < 2; c++) {
-                if (8 * j + 2 * s.t + c < a.v.dim) y[8 * j + 2 * s.t + c] = s.acc[j][2 * r + c] * inverse;
+                if (8 * j + 2 * s.t + c < a.v.dim) y[8 * j + 2 * s.t + c] = s.acc[j][2 * r + c] * scale;
             }
         }
+        if (gridDim.z > 1 && s.t == 0) {
+            y[a.v.dim] = s.most[r];
+            y[a.v.dim + 1] = sum;
+        }
     }
+    if (gridDim.z > 1) attend_arrive(a, blockIdx.x * gridDim.y + blockIdx.y, {begin, end - begin, head, 1}, gridDim.z);
 }

@@ -110,7 +110,8 @@ impl Naive {
                 n_rope: n_rope as u32,
                 n_v: n_v as u32,
             };
-            let grid = [args.n_pos.div_ceil(POSITIONS), (args.n_nope + args.n_v).div_ceil(ELEMENTS), n as u32];
+            let grid =
+                [args.n_pos.div_ceil(POSITIONS), (args.n_nope + args.n_v).div_ceil(ELEMENTS), n as u32];
             // SAFETY: the cache has these positions, and the scratch a chunk for each of the cache's with room for `n` heads.
             unsafe { self.expand.launch(Geometry::new(grid, 128), &args)? };
         }

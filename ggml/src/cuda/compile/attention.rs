@@ -102,6 +102,18 @@ impl Variant {
         Variant { name, rows: 1, heads: ATTEND_LATENT_HEADS, shared: ATTEND_LATENT_SHARED }
     }
 
+    /// Parts of the keys of a prompt: several where a device would be half idle otherwise and each is long enough to be worth it, and
+    /// no more than there is room for.
+    fn spans(&self, args: &AttendArgs, blocks: u32) -> u32 {
+        const BLOCKS: u32 = 256;
+        const SHORTEST: u32 = 4;
+        if self.rows != ATTEND_ROWS {
+            return 1;
+        }
+        let room = FEW as u32 * MAX_SPANS / args.n_rows;
+        (BLOCKS / blocks).min(args.n_spans / SHORTEST).min(room).max(1)
+    }
+
     /// Blocks for all heads.
     fn blocks(&self, args: &AttendArgs) -> u32 {
         (args.n_head / args.n_head_kv).div_ceil(self.heads) * args.n_head_kv
@@ -128,13 +140,18 @@ impl Attend {
     /// Puts attention into the stream.
     ///
     /// # Safety
-    /// `args` names memory as kernels take it; the partial sums have room for all spans of few rows.
+    /// `args` names memory as kernels take it; the partial sums have room for [`MAX_SPANS`] of [`FEW`] rows.
     unsafe fn launch(&self, l: &Launcher<'_>, args: AttendArgs) -> Result<()> {
         let (rows, n_head) = (args.n_rows, args.n_head);
         if l.n_rows.0 > FEW {
             let many = self.shape.many();
-            let grid = [rows.div_ceil(many.rows), many.blocks(&args), 1];
-            let geometry = Geometry { grid, threads: ATTEND_THREADS, shared: many.shared };
+            let (tiles, blocks) = (rows.div_ceil(many.rows), many.blocks(&args));
+            let args = AttendArgs { n_spans: many.spans(&args, tiles * blocks), ..args };
+            let geometry = Geometry {
+                grid: [tiles, blocks, args.n_spans],
+                threads: ATTEND_THREADS,
+                shared: many.shared,
+            };
             // SAFETY: as the caller says.
             return unsafe { self.many.launch(geometry, &args) };
         }
@@ -198,7 +215,7 @@ impl Compiler<'_> {
         Ok(Attend { few, merge, many, shape })
     }
 
-    /// Room for the partial sums of few rows.
+    /// Room for the partial sums of few rows, and of prompts whose keys are divided.
     fn partial(&mut self, n_head: usize, v_dim: usize) -> Result<Partial> {
         let sums = self.region(Rows::Tokens, 0, FEW * MAX_SPANS as usize * n_head * (v_dim + 2));
         self.touch(sums);
