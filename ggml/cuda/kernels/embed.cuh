@@ -17,7 +17,7 @@ DEVICE void embed(const EmbedArgs& a) {
         for (u32 i = threadIdx.x; i < a.k / F::SPAN; i += blockDim.x) {
             const u32 block = i / SPANS, s = i % SPANS;
             Piece<F::SPAN, F::SUB> p;
-            F::unpack(F::load(w + u64(block) * F::BYTES, s), s, p);
+            F::unpack(F::template load<FromGlobal>(w + u64(block) * F::BYTES, s), s, p);
 #pragma unroll
             for (int j = 0; j < F::SPAN / 16; j++) {
                 float* to = y + block * F::BLOCK + F::offset(s, j);

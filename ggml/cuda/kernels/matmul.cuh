@@ -46,7 +46,7 @@ DEVICE void load_step(const MatvecArgs& a, const u8* const (&w)[thread_spans<F>]
     const u32 span = k0 / F::SPAN + threadIdx.x % step_spans<F>;
     if (span * F::SPAN < a.k) {
 #pragma unroll
-        for (u32 i = 0; i < thread_spans<F>; i++) ahead.raw[i] = F::load(w[i] + span / SPANS * F::BYTES, span % SPANS);
+        for (u32 i = 0; i < thread_spans<F>; i++) ahead.raw[i] = F::template load<FromGlobal>(w[i] + span / SPANS * F::BYTES, span % SPANS);
     }
     static_assert(MATMUL_THREADS == 4 * MATMUL_ROWS, "a thread for each 32 numbers of a step");
     const u32 row = s.x_row[threadIdx.x / 4], k = k0 + threadIdx.x % 4 * 32;

@@ -1,7 +1,7 @@
 // Products of a few rows: the time is that of reading the weights, each once.
 //
-// A warp makes one output (of every row; two with gate and up), lanes taking spans of the row of weights in turn. The next span is on
-// its way while one is multiplied; activations come from the cache. Sums of products of integers are exact within a sub-block.
+// A warp makes one output (of every row; two with gate and up), lanes taking spans of the row of weights in turn. The next spans are on
+// their way while one is multiplied; activations come from the cache. Sums of products of integers are exact within a sub-block.
 #pragma once
 
 #include "products.cuh"
@@ -37,36 +37,106 @@ DEVICE void span_dot(const Piece<F::SPAN, F::SUB> (&p)[M], u32 s, const s8* qs, 
     for (int m = 0; m < M; m++) sum[m] = __fmaf_rn(scale, t[m], sum[m]);
 }
 
+// Where the activations of each row begin. Rows beyond n_rows repeat the last one: branches would cost more.
+template <int N>
+DEVICE void find_activations(const MatvecArgs& a, u32 x_group, u32 (&row)[N]) {
+#pragma unroll
+    for (u32 r = 0; r < N; r++) row[r] = (min(r, a.n_rows - 1) * a.x_groups + x_group) * a.k;
+}
+
+// Adds span i of the rows of M matrices, loaded, times all rows of activations.
+template <class F, int M, int N>
+DEVICE void span_products(const MatvecArgs& a, const typename F::Raw (&raw)[M], u32 i, const u32 (&row)[N], float (&sum)[N][M]) {
+    constexpr u32 SPANS = F::BLOCK / F::SPAN;
+    const u32 s = i % SPANS;
+    Piece<F::SPAN, F::SUB> p[M];
+#pragma unroll
+    for (int m = 0; m < M; m++) F::unpack(raw[m], s, p[m]);
+#pragma unroll
+    for (int r = 0; r < N; r++) {
+        const u32 first = row[r] + i / SPANS * F::BLOCK;
+        span_dot<F>(p, s, a.q.qs + first, a.q.sums + first / 16, a.q.d + first / F::ACT, sum[r]);
+    }
+}
+
 // Products of a warp's row of each of M matrices with all rows, lane by lane: the sum over the warp is left to the caller.
-// Rows beyond n_rows repeat the last one: branches would cost more.
+// Blocks that suit wide loads come straight into registers, a turn ahead.
 template <class F, int M, int N>
 DEVICE void row_products(const MatvecArgs& a, const u8* const (&w)[M], u32 x_group, float (&sum)[N][M]) {
     constexpr u32 SPANS = F::BLOCK / F::SPAN;
     const u32 n = a.k / F::SPAN;
-    u32 i = threadIdx.x % 32;
+    u32 i = threadIdx.x % 32, row[N];
     if (i >= n) return;
-    u32 row[N];
-#pragma unroll
-    for (u32 r = 0; r < N; r++) row[r] = (min(r, a.n_rows - 1) * a.x_groups + x_group) * a.k;
+    find_activations(a, x_group, row);
     typename F::Raw next[M];
 #pragma unroll
-    for (int m = 0; m < M; m++) next[m] = F::load(w[m] + i / SPANS * F::BYTES, i % SPANS);
+    for (int m = 0; m < M; m++) next[m] = F::template load<FromGlobal>(w[m] + i / SPANS * F::BYTES, i % SPANS);
 #pragma unroll 1
-    while (true) {
-        const u32 at = i / SPANS * F::BLOCK, s = i % SPANS;
-        Piece<F::SPAN, F::SUB> p[M];
+    for (; i < n; i += 32) {
+        typename F::Raw raw[M];
 #pragma unroll
-        for (int m = 0; m < M; m++) F::unpack(next[m], s, p[m]);
-        i += 32;
+        for (int m = 0; m < M; m++) raw[m] = next[m];
+        const u32 then = i + 32;
 #pragma unroll
         for (int m = 0; m < M; m++)
-            if (i < n) next[m] = F::load(w[m] + i / SPANS * F::BYTES, i % SPANS);
+            if (then < n) next[m] = F::template load<FromGlobal>(w[m] + then / SPANS * F::BYTES, then % SPANS);
+        span_products<F>(a, raw, i, row, sum);
+    }
+}
+
+// Other blocks, of odd sizes, would take many narrow loads that share cache lines: a warp copies the bytes of a turn, as they lie, to
+// shared memory, some turns ahead.
+template <class F>
+struct Staged {
+    static constexpr bool NEEDED = F::BYTES % 8 != 0;
+    static constexpr u32 BLOCKS = 32 * F::SPAN / F::BLOCK, BYTES = BLOCKS * F::BYTES;
+    static constexpr u32 TURNS = BYTES > 1400 ? 2 : BYTES > 700 ? 3 : 4;
+    // From the multiple of 16 before to the one after.
+    static constexpr u32 PIECES = (BYTES + 15 + 15) / 16;
+};
+
+template <class F, int M, int N>
+DEVICE void staged_products(const MatvecArgs& a, const u8* const (&w)[M], u32 x_group, float (&sum)[N][M]) {
+    typedef Staged<F> S;
+    constexpr u32 SPANS = F::BLOCK / F::SPAN;
+    SHARED(uint4, all, [MATVEC_THREADS / 32][S::TURNS][M][S::PIECES]);
+    auto& ring = all[threadIdx.x / 32];
+    const u32 lane = threadIdx.x % 32, n = a.k / F::SPAN, bytes = a.k / F::BLOCK * F::BYTES;
+    u32 row[N];
+    find_activations(a, x_group, row);
+    const auto copy = [&](u32 turn) {
 #pragma unroll
-        for (int r = 0; r < N; r++) {
-            const u32 first = row[r] + at;
-            span_dot<F>(p, s, a.q.qs + first, a.q.sums + first / 16, a.q.d + first / F::ACT, sum[r]);
+        for (int m = 0; m < M; m++) {
+            const u32 before = u32(reinterpret_cast<u64>(w[m]) + turn * S::BYTES) & 15, first = turn * S::BYTES - before;
+            const int end = int(min(bytes, (turn + 1) * S::BYTES));
+            // What lies before a row may be read; what lies beyond the last one is nobody's.
+#pragma unroll 1
+            for (u32 i = lane; i < S::PIECES; i += 32) {
+                const int at = int(first + 16 * i);
+                if (at < end) cp_async16_part(&ring[turn % S::TURNS][m][i], w[m] + at, u32(min(end - at, 16)));
+            }
         }
-        if (i >= n) return;
+        cp_async_commit();
+    };
+#pragma unroll 1
+    for (u32 turn = 0; turn < S::TURNS; turn++) copy(turn);
+#pragma unroll 1
+    for (u32 turn = 0; turn * 32 < n; turn++) {
+        cp_async_wait<S::TURNS - 1>();
+        __syncwarp();
+        const u32 i = turn * 32 + lane;
+        if (i < n) {
+            typename F::Raw raw[M];
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                const u32 before = u32(reinterpret_cast<u64>(w[m]) + turn * S::BYTES) & 15;
+                const u8* from = reinterpret_cast<const u8*>(ring[turn % S::TURNS][m]) + before;
+                raw[m] = F::template load<FromShared>(from + lane / SPANS * F::BYTES, lane % SPANS);
+            }
+            span_products<F>(a, raw, i, row, sum);
+        }
+        __syncwarp();
+        copy(turn + S::TURNS);
     }
 }
 
@@ -133,6 +203,8 @@ DEVICE void matvec(const MatvecArgs& a) {
     float sum[N][M] = {};
     if constexpr (is_plain<F>)
         plain_products<F>(a, w, x_group, sum);
+    else if constexpr (Staged<F>::NEEDED)
+        staged_products<F>(a, w, x_group, sum);
     else
         row_products<F>(a, w, x_group, sum);
 #pragma unroll

@@ -393,12 +393,12 @@ unsigned char* shared_array(const void* key, size_t bytes) {
     return b.arena + begin;
 }
 
-void copy_async(void* to, const void* from, unsigned bytes) {
+void copy_async(void* to, const void* from, unsigned bytes, unsigned some) {
     if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes)
         fail("an asynchronous copy of unaligned addresses");
     // Who reads before it has arrived shall notice.
     memset(to, POISON, bytes);
-    thread.self->copies.push_back({to, from, bytes, thread.self->groups});
+    thread.self->copies.push_back({to, from, bytes, some, thread.self->groups});
 }
 
 void copy_commit() { thread.self->groups++; }
@@ -408,10 +408,8 @@ void copy_wait(unsigned in_flight) {
     size_t done = 0;
     for (; done < f.copies.size() && f.copies[done].group + in_flight < f.groups; done++) {
         const Copy& c = f.copies[done];
-        if (c.from)
-            memcpy(c.to, c.from, c.bytes);
-        else
-            memset(c.to, 0, c.bytes);
+        memset(c.to, 0, c.bytes);
+        memcpy(c.to, c.from, c.some);
     }
     f.copies.erase(f.copies.begin(), f.copies.begin() + ptrdiff_t(done));
 }

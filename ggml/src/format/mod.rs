@@ -9,6 +9,8 @@
 //! prompt kernels are all built on it.
 
 mod bits;
+#[cfg(test)]
+mod cuda_tables;
 mod dot;
 mod e2m1;
 mod float;

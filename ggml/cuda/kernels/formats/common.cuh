@@ -6,7 +6,7 @@
 //   BIAS          what unpacked integers are too large by: q = q' - BIAS; q' fits in seven bits where it is not 0
 //   ACT           elements of activations that share a scale: 32 or 256
 //   SPAN          elements that a thread takes at once, in groups of 16: group j of span s is elements offset(s, j) .. + 16
-//   Raw           what load(block, s) reads of a span, which unpack(raw, s, piece) takes apart
+//   Raw           what load<From>(block, s) reads of a span, which unpack(raw, s, piece) takes apart
 //
 // Loading is apart from unpacking so that the next spans are on their way while one is worked on. If SUB is 32, groups 2i and 2i + 1
 // have the same scale and minimum, number i of the piece; if it is 16 each group has its own. If ACT is 32 groups 2i and 2i + 1 are
@@ -24,41 +24,47 @@ struct Piece {
     float min[SPAN / SUB];
 };
 
+// Where blocks are read from.
+struct FromGlobal {
+    template <class T>
+    DEVICE T get(const u8* at) { return __ldg(reinterpret_cast<const T*>(at)); }
+};
+struct FromShared {
+    template <class T>
+    DEVICE T get(const u8* at) { return *reinterpret_cast<const T*>(at); }
+};
+
 // N words at an address that is a multiple of ALIGN. Of words that hold no byte of these nothing is read.
-template <int ALIGN, int N>
+template <class From, int ALIGN, int N>
 DEVICE void load_words(const u8* at, u32 (&w)[N]) {
     if constexpr (ALIGN >= 16 && N % 4 == 0) {
 #pragma unroll
-        for (int i = 0; i < N / 4; i++) {
-            const uint4 v = __ldg(reinterpret_cast<const uint4*>(at) + i);
-            w[4 * i] = v.x, w[4 * i + 1] = v.y, w[4 * i + 2] = v.z, w[4 * i + 3] = v.w;
+        for (int i = 0; i < N; i += 4) {
+            const uint4 v = From::template get<uint4>(at + 4 * i);
+            w[i] = v.x, w[i + 1] = v.y, w[i + 2] = v.z, w[i + 3] = v.w;
         }
     } else if constexpr (ALIGN >= 8 && N % 2 == 0) {
 #pragma unroll
-        for (int i = 0; i < N / 2; i++) {
-            const uint2 v = __ldg(reinterpret_cast<const uint2*>(at) + i);
-            w[2 * i] = v.x, w[2 * i + 1] = v.y;
+        for (int i = 0; i < N; i += 2) {
+            const uint2 v = From::template get<uint2>(at + 4 * i);
+            w[i] = v.x, w[i + 1] = v.y;
         }
     } else if constexpr (ALIGN >= 4) {
 #pragma unroll
-        for (int i = 0; i < N; i++) w[i] = __ldg(reinterpret_cast<const u32*>(at) + i);
+        for (int i = 0; i < N; i++) w[i] = From::template get<u32>(at + 4 * i);
     } else {
         // Whole words around them, moved into place.
-        const u32 shift = u32(reinterpret_cast<u64>(at) & 3) * 8;
-        const u32* from = reinterpret_cast<const u32*>(reinterpret_cast<u64>(at) & ~u64(3));
-        u32 low = __ldg(from);
+        const u32 beyond = u32(reinterpret_cast<u64>(at) & 3), shift = beyond * 8;
+        const u8* from = at - beyond;
+        u32 low = From::template get<u32>(from);
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            const u32 high = i + 1 < N || shift ? __ldg(from + i + 1) : 0;
+            const u32 high = i + 1 < N || shift ? From::template get<u32>(from + 4 * i + 4) : 0;
             w[i] = __funnelshift_r(low, high, shift);
             low = high;
         }
     }
 }
-
-DEVICE u32 load_u8(const u8* at) { return __ldg(at); }
-DEVICE u32 load_u16(const u8* at) { return __ldg(reinterpret_cast<const u16*>(at)); }
-DEVICE float load_half(const u8* at) { return half_to_float(u16(load_u16(at))); }
 
 // Spans whose groups follow each other.
 template <int SPAN_>

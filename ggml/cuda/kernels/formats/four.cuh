@@ -20,10 +20,11 @@ struct iq4_nl : Consecutive<32> {
         u32 d;
         u32 w[4];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int) {
         Raw r;
-        r.d = load_u16(block);
-        load_words<2>(block + 2, r.w);
+        r.d = From::template get<u16>(block);
+        load_words<From, 2>(block + 2, r.w);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {
@@ -39,10 +40,11 @@ struct iq4_xs : Consecutive<32> {
         u32 head[2];
         u32 w[4];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        load_words<8>(block, r.head);
-        load_words<8>(block + 8 + 16 * s, r.w);
+        load_words<From, 8>(block, r.head);
+        load_words<From, 8>(block + 8 + 16 * s, r.w);
         return r;
     }
     DEVICE void unpack(const Raw& r, int s, Piece<SPAN, SUB>& p) {
@@ -59,10 +61,11 @@ struct mxfp4 : Consecutive<32> {
         u32 e;
         u32 w[4];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int) {
         Raw r;
-        r.e = load_u8(block);
-        load_words<1>(block + 1, r.w);
+        r.e = From::template get<u8>(block);
+        load_words<From, 1>(block + 1, r.w);
         return r;
     }
     // 2^(e - 128), for levels are doubled; exponents 0 and 1 make subnormals.
@@ -79,10 +82,11 @@ struct nvfp4 : Consecutive<32> {
         u32 scales;
         u32 w[4];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.scales = load_u16(block + 2 * s);
-        load_words<4>(block + 4 + 16 * s, r.w);
+        r.scales = From::template get<u16>(block + 2 * s);
+        load_words<From, 4>(block + 4 + 16 * s, r.w);
         return r;
     }
     // Half of an E4M3 scale without sign, for levels are doubled; 0x7f is read as zero.

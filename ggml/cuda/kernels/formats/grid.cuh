@@ -40,11 +40,12 @@ struct iq1_s : Grid {
         u32 qh;
         u32 qs[1];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.d = load_u16(block);
-        r.qh = load_u16(block + 34 + 2 * s);
-        load_words<2>(block + 2 + 4 * s, r.qs);
+        r.d = From::template get<u16>(block);
+        r.qh = From::template get<u16>(block + 34 + 2 * s);
+        load_words<From, 2>(block + 2 + 4 * s, r.qs);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {
@@ -62,11 +63,12 @@ struct iq1_m : Grid {
         u32 qh;
         u32 qs;
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.qs = __ldg(reinterpret_cast<const u32*>(block) + s);
-        r.qh = load_u16(block + 32 + 2 * s);
-        load_words<8>(block + 48, r.scales);
+        r.qs = From::template get<u32>(block + 4 * s);
+        r.qh = From::template get<u16>(block + 32 + 2 * s);
+        load_words<From, 8>(block + 48, r.scales);
         return r;
     }
     DEVICE void unpack(const Raw& r, int s, Piece<SPAN, SUB>& p) {
@@ -91,10 +93,11 @@ struct iq2_xxs : Grid {
         u32 d;
         u32 w[2];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.d = load_u16(block);
-        load_words<2>(block + 2 + 8 * s, r.w);
+        r.d = From::template get<u16>(block);
+        load_words<From, 2>(block + 2 + 8 * s, r.w);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {
@@ -111,11 +114,12 @@ struct iq2_xs : Grid {
         u32 scales;
         u32 w[2];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.d = load_u16(block);
-        r.scales = load_u8(block + 66 + s);
-        load_words<2>(block + 2 + 8 * s, r.w);
+        r.d = From::template get<u16>(block);
+        r.scales = From::template get<u8>(block + 66 + s);
+        load_words<From, 2>(block + 2 + 8 * s, r.w);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {
@@ -139,13 +143,14 @@ struct iq2_s : Grid {
         u32 qs[1];
         u32 signs[1];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.d = load_u16(block);
-        r.qh = load_u8(block + 66 + s);
-        r.scales = load_u8(block + 74 + s);
-        load_words<2>(block + 2 + 4 * s, r.qs);
-        load_words<2>(block + 34 + 4 * s, r.signs);
+        r.d = From::template get<u16>(block);
+        r.qh = From::template get<u8>(block + 66 + s);
+        r.scales = From::template get<u8>(block + 74 + s);
+        load_words<From, 2>(block + 2 + 4 * s, r.qs);
+        load_words<From, 2>(block + 34 + 4 * s, r.signs);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {
@@ -165,11 +170,12 @@ struct iq3_xxs : Grid {
         u32 qs[2];
         u32 signs[1];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.d = load_u16(block);
-        load_words<2>(block + 2 + 8 * s, r.qs);
-        load_words<2>(block + 66 + 4 * s, r.signs);
+        r.d = From::template get<u16>(block);
+        load_words<From, 2>(block + 2 + 8 * s, r.qs);
+        load_words<From, 2>(block + 66 + 4 * s, r.signs);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {
@@ -192,13 +198,14 @@ struct iq3_s : Grid {
         u32 qs[2];
         u32 signs[1];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.d = load_u16(block);
-        r.qh = load_u8(block + 66 + s);
-        r.scales = load_u8(block + 106 + s / 2);
-        load_words<2>(block + 2 + 8 * s, r.qs);
-        load_words<2>(block + 74 + 4 * s, r.signs);
+        r.d = From::template get<u16>(block);
+        r.qh = From::template get<u8>(block + 66 + s);
+        r.scales = From::template get<u8>(block + 106 + s / 2);
+        load_words<From, 2>(block + 2 + 8 * s, r.qs);
+        load_words<From, 2>(block + 74 + 4 * s, r.signs);
         return r;
     }
     DEVICE void unpack(const Raw& r, int s, Piece<SPAN, SUB>& p) {

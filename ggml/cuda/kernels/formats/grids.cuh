@@ -1,9 +1,9 @@
-// Made from ../../../src/format/grids.rs by the test `the_grids_of_kernels_are_these` beside it; do not edit.
+// Made by the test `the_grids_of_kernels_are_these` of src/format/cuda_tables.rs; do not edit.
 //
 // A point's coordinates, a byte each, first lowest; of IQ1 a nibble each, from 0 to 2, coordinate i in nibble 2i, i + 4 in 2i + 1.
 #pragma once
 
-static __device__ const u32 GRID_IQ1[2048] = {
+static __device__ __align__(16) const u32 GRID_IQ1[2048] = {
     0x00000000, 0x00000002, 0x00000101, 0x00000200, 0x00000202, 0x00010001, 0x00010101, 0x00020000,
     0x00020002, 0x00020200, 0x00020202, 0x01000101, 0x01010001, 0x01010100, 0x01010102, 0x01020101,
     0x02000000, 0x02000002, 0x02000200, 0x02000202, 0x02010101, 0x02020000, 0x02020002, 0x02020200,
@@ -262,7 +262,7 @@ static __device__ const u32 GRID_IQ1[2048] = {
     0x22202022, 0x22202220, 0x22202222, 0x22212121, 0x22222020, 0x22222022, 0x22222220, 0x22222222,
 };
 
-static __device__ const u32 GRID_IQ2_XXS[512] = {
+static __device__ __align__(16) const u32 GRID_IQ2_XXS[512] = {
     0x08080808, 0x08080808, 0x0808082b, 0x08080808, 0x08081919, 0x08080808, 0x08082b08, 0x08080808,
     0x08082b2b, 0x08080808, 0x08190819, 0x08080808, 0x08191908, 0x08080808, 0x082b0808, 0x08080808,
     0x082b082b, 0x08080808, 0x082b2b08, 0x08080808, 0x082b2b2b, 0x08080808, 0x19080819, 0x08080808,
@@ -329,7 +329,7 @@ static __device__ const u32 GRID_IQ2_XXS[512] = {
     0x08080808, 0x2b2b082b, 0x08192b08, 0x2b2b1908, 0x19190808, 0x2b2b2b08, 0x08081908, 0x2b2b2b19,
 };
 
-static __device__ const u32 GRID_IQ2_XS[1024] = {
+static __device__ __align__(16) const u32 GRID_IQ2_XS[1024] = {
     0x08080808, 0x08080808, 0x0808082b, 0x08080808, 0x08081919, 0x08080808, 0x08082b08, 0x08080808,
     0x08082b2b, 0x08080808, 0x08190819, 0x08080808, 0x08191908, 0x08080808, 0x0819192b, 0x08080808,
     0x08192b19, 0x08080808, 0x082b0808, 0x08080808, 0x082b082b, 0x08080808, 0x082b1919, 0x08080808,
@@ -460,7 +460,7 @@ static __device__ const u32 GRID_IQ2_XS[1024] = {
     0x082b2b08, 0x2b2b2b2b, 0x082b2b2b, 0x2b2b2b2b, 0x2b190819, 0x2b2b2b2b, 0x2b2b2b2b, 0x2b2b2b2b,
 };
 
-static __device__ const u32 GRID_IQ2_S[2048] = {
+static __device__ __align__(16) const u32 GRID_IQ2_S[2048] = {
     0x08080808, 0x08080808, 0x0808082b, 0x08080808, 0x08081919, 0x08080808, 0x08082b08, 0x08080808,
     0x08082b2b, 0x08080808, 0x08190819, 0x08080808, 0x08191908, 0x08080808, 0x0819192b, 0x08080808,
     0x08192b19, 0x08080808, 0x082b0808, 0x08080808, 0x082b082b, 0x08080808, 0x082b1919, 0x08080808,
@@ -719,7 +719,7 @@ static __device__ const u32 GRID_IQ2_S[2048] = {
     0x082b082b, 0x2b2b2b2b, 0x082b2b08, 0x2b2b2b2b, 0x2b082b08, 0x2b2b2b2b, 0x2b2b2b2b, 0x2b2b2b2b,
 };
 
-static __device__ const u32 GRID_IQ3_XXS[256] = {
+static __device__ __align__(16) const u32 GRID_IQ3_XXS[256] = {
     0x04040404, 0x04040414, 0x04040424, 0x04040c0c, 0x04040c1c, 0x04040c3e, 0x04041404, 0x04041414,
     0x04041c0c, 0x04042414, 0x04043e1c, 0x04043e2c, 0x040c040c, 0x040c041c, 0x040c0c04, 0x040c0c14,
     0x040c140c, 0x040c142c, 0x040c1c04, 0x040c1c14, 0x040c240c, 0x040c2c24, 0x040c3e04, 0x04140404,
@@ -754,7 +754,7 @@ static __device__ const u32 GRID_IQ3_XXS[256] = {
     0x3e1c1c1c, 0x3e1c3404, 0x3e24140c, 0x3e24240c, 0x3e2c0404, 0x3e2c0414, 0x3e2c1424, 0x3e341c04,
 };
 
-static __device__ const u32 GRID_IQ3_S[512] = {
+static __device__ __align__(16) const u32 GRID_IQ3_S[512] = {
     0x01010101, 0x01010103, 0x01010105, 0x0101010b, 0x0101010f, 0x01010301, 0x01010303, 0x01010305,
     0x01010309, 0x0101030d, 0x01010501, 0x01010503, 0x0101050b, 0x01010707, 0x01010901, 0x01010905,
     0x0101090b, 0x0101090f, 0x01010b03, 0x01010b07, 0x01010d01, 0x01010d05, 0x01010f03, 0x01010f09,

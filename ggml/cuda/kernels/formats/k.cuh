@@ -27,13 +27,15 @@ struct q2_k : Planes {
         u32 d;
         u32 q[4];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
         // Scales of even and odd sub-blocks take turns: those of a half are 8 bytes, ours every other one.
-        const u32* scales = reinterpret_cast<const u32*>(block) + s / 2 * 2;
-        r.scales = __byte_perm(__ldg(scales), __ldg(scales + 1), s % 2 ? 0x7531 : 0x6420);
-        load_words<4>(block + 16 + 16 * s, r.q);
-        r.d = __ldg(reinterpret_cast<const u32*>(block + 80));
+        u32 scales[2];
+        load_words<From, 4>(block + s / 2 * 8, scales);
+        r.scales = __byte_perm(scales[0], scales[1], s % 2 ? 0x7531 : 0x6420);
+        load_words<From, 4>(block + 16 + 16 * s, r.q);
+        r.d = From::template get<u32>(block + 80);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {
@@ -57,12 +59,13 @@ struct q3_k : Planes {
         u32 high[4];
         u32 q[4];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        load_words<2>(block + 16 * (s % 2), r.high);
-        load_words<2>(block + 32 + 16 * s, r.q);
-        load_words<2>(block + 96, r.scales);
-        r.d = load_u16(block + 108);
+        load_words<From, 2>(block + 16 * (s % 2), r.high);
+        load_words<From, 2>(block + 32 + 16 * s, r.q);
+        load_words<From, 2>(block + 96, r.scales);
+        r.d = From::template get<u16>(block + 108);
         return r;
     }
     DEVICE void unpack(const Raw& r, int s, Piece<SPAN, SUB>& p) {
@@ -94,14 +97,15 @@ struct q6_k : Planes {
         u32 low[2][4];
         u32 high[4];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
         const int half = s / 2, column = 16 * (s % 2);
-        load_words<2>(block + 64 * half + column, r.low[0]);
-        load_words<2>(block + 64 * half + 32 + column, r.low[1]);
-        load_words<2>(block + 128 + 32 * half + column, r.high);
-        load_words<2>(block + 192 + 8 * half, r.scales);
-        r.d = load_u16(block + 208);
+        load_words<From, 2>(block + 64 * half + column, r.low[0]);
+        load_words<From, 2>(block + 64 * half + 32 + column, r.low[1]);
+        load_words<From, 2>(block + 128 + 32 * half + column, r.high);
+        load_words<From, 2>(block + 192 + 8 * half, r.scales);
+        r.d = From::template get<u16>(block + 208);
         return r;
     }
     DEVICE void unpack(const Raw& r, int s, Piece<SPAN, SUB>& p) {
@@ -143,10 +147,11 @@ struct q4_k : Pairs {
         u32 head[4];
         u32 q[8];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        load_words<16>(block, r.head);
-        load_words<16>(block + 16 + 32 * s, r.q);
+        load_words<From, 16>(block, r.head);
+        load_words<From, 16>(block + 16 + 32 * s, r.q);
         return r;
     }
     DEVICE void unpack(const Raw& r, int s, Piece<SPAN, SUB>& p) {
@@ -163,11 +168,12 @@ struct q5_k : Pairs {
         u32 high[8];
         u32 q[8];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        load_words<16>(block, r.head);
-        load_words<16>(block + 16, r.high);
-        load_words<16>(block + 48 + 32 * s, r.q);
+        load_words<From, 16>(block, r.head);
+        load_words<From, 16>(block + 16, r.high);
+        load_words<From, 16>(block + 48 + 32 * s, r.q);
         return r;
     }
     DEVICE void unpack(const Raw& r, int s, Piece<SPAN, SUB>& p) {

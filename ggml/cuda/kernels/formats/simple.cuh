@@ -12,10 +12,11 @@ struct Simple : Consecutive<32> {
         u32 head;
         u32 w[WORDS];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int) {
         Raw r;
-        r.head = MIN ? __ldg(reinterpret_cast<const u32*>(block)) : load_u16(block);
-        load_words<ALIGN>(block + (MIN ? 4 : 2), r.w);
+        r.head = MIN ? From::template get<u32>(block) : From::template get<u16>(block);
+        load_words<From, ALIGN>(block + (MIN ? 4 : 2), r.w);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {
@@ -41,10 +42,11 @@ struct q8_0 : Consecutive<32> {
         u32 d;
         u32 w[8];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int) {
         Raw r;
-        r.d = load_u16(block);
-        load_words<2>(block + 2, r.w);
+        r.d = From::template get<u16>(block);
+        load_words<From, 2>(block + 2, r.w);
         return r;
     }
     DEVICE void unpack(const Raw& r, int, Piece<SPAN, SUB>& p) {

@@ -10,10 +10,11 @@ struct tq2_0 : Planes {
         u32 d;
         u32 q[4];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        load_words<2>(block + 16 * s, r.q);
-        r.d = load_u16(block + 64);
+        load_words<From, 2>(block + 16 * s, r.q);
+        r.d = From::template get<u16>(block + 64);
         return r;
     }
     // One scale for all: which two groups share a number does not matter.
@@ -35,20 +36,21 @@ struct tq1_0 : Consecutive<32> {
         u32 d;
         u32 w[8];
     };
+    template <class From>
     DEVICE Raw load(const u8* block, int s) {
         Raw r;
-        r.d = load_u16(block + 52);
+        r.d = From::template get<u16>(block + 52);
         u32 half[4];
-        load_words<2>(block + (s < 5 ? 0 : 32), half);
+        load_words<From, 2>(block + (s < 5 ? 0 : 32), half);
 #pragma unroll
         for (int i = 0; i < 4; i++) r.w[i] = r.w[4 + i] = half[i];
         if (s < 5) {
-            load_words<2>(block + 16, half);
+            load_words<From, 2>(block + 16, half);
 #pragma unroll
             for (int i = 0; i < 4; i++) r.w[4 + i] = half[i];
         } else if (s == 7) {
             u32 last[1];
-            load_words<2>(block + 48, last);
+            load_words<From, 2>(block + 48, last);
 #pragma unroll
             for (int i = 0; i < 4; i++) r.w[4 + i] = last[0];
         }
