@@ -26,14 +26,18 @@ struct FewF16 {
         return chunk + rows.offset + (u64)(at.kv * CHUNK + base % CHUNK) * rows.row;
     }
 
+    // Where the thread's i-th eight elements begin. What would lie beyond the row is read as its first elements, and
+    // meets zeros of queries or becomes elements that nobody wants: nothing has to be chosen for it in the loop.
+    METHOD static u32 offset(u32 i, u32 apart, u32 mine, u32 dim) { return apart * i + 8 * mine < dim ? 2 * (apart * i + 8 * mine) : 0; }
+
     METHOD void load_keys(const u8* chunk, u32 base) {
         const u8* from = rows_from(a.k, chunk, base);
 #pragma unroll
         for (u32 n = 0; n < 2; n++) {
             // Positions that are too many are read as the last.
-            const uint4* row = (const uint4*)(from + min(8 * n + at.g, at.to - 1 - base) * (u32)a.k.row);
+            const u8* row = from + min(8 * n + at.g, at.to - 1 - base) * (u32)a.k.row;
 #pragma unroll
-            for (u32 i = 0; i < D / 32; i++) k[n][i] = 32 * i + 8 * at.t < a.k.dim ? __ldg(row + 4 * i + at.t) : make_uint4(0, 0, 0, 0);
+            for (u32 i = 0; i < D / 32; i++) k[n][i] = __ldg((const uint4*)(row + offset(i, 32, at.t, a.k.dim)));
         }
     }
 
@@ -41,9 +45,9 @@ struct FewF16 {
         const u8* from = rows_from(values, chunk, base);
 #pragma unroll
         for (u32 p = 0; p < 4; p++) {
-            const uint4* row = (const uint4*)(from + min(2 * at.t + p / 2 * 8 + p % 2, at.to - 1 - base) * (u32)values.row);
+            const u8* row = from + min(2 * at.t + p / 2 * 8 + p % 2, at.to - 1 - base) * (u32)values.row;
 #pragma unroll
-            for (u32 b = 0; b < D / 64; b++) v[b][p] = 64 * b + 8 * at.g < values.dim ? __ldg(row + 8 * b + at.g) : make_uint4(0, 0, 0, 0);
+            for (u32 b = 0; b < D / 64; b++) v[b][p] = __ldg((const uint4*)(row + offset(b, 64, at.g, values.dim)));
         }
     }
 

@@ -39,12 +39,14 @@ struct Latent {
     // Of heads g and 8 + g elements 8 j + 2t and 8 j + 2t + 1 of the warp's part.
     float acc[V_PART / 8][4];
 
+    // Rows of halves lie without gaps in the cache.
     METHOD void load(u32 base, u16* rows) const {
-        const u8* from = attend_row(a, a.k, table, kv, base);
-#pragma unroll 6
-        for (u32 i = threadIdx.x; i < TILE * (K_DIM / 8); i += ATTEND_THREADS) {
-            const u32 p = i / (K_DIM / 8), c = i % (K_DIM / 8) * 8;
-            cp_async16(rows + p * ROW + c, from + p * a.k.row + 2 * c, base + p < to);
+        const u8* from = attend_row(a, a.k, table, kv, base) + 16 * threadIdx.x;
+        const u32 units = min((u32)TILE, to - base) * (K_DIM / 8);
+#pragma unroll
+        for (u32 first = 0; first < TILE * (K_DIM / 8); first += ATTEND_THREADS) {
+            const u32 i = first + threadIdx.x;
+            cp_async16(rows + 8 * i + i / (K_DIM / 8) * (ROW - K_DIM), from + 16 * first, i < units);
         }
         cp_async_commit();
     }

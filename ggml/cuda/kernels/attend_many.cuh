@@ -27,27 +27,31 @@ struct Many {
     u32 q_high[KD / 16][4], q_low[KD / 16][4];
     float acc[VD / 8][4];
 
-    // Rows from `base` on to shared memory. Copies of halves are asynchronous.
+    // Rows from `base` on, which lie in one chunk, to shared memory. Copies of halves are asynchronous.
     template <u32 D>
     METHOD void load(const CacheRows& rows, u16* to, u32 base) const {
-        constexpr u32 ROW = D + MANY_PAD;
-        for (u32 i = threadIdx.x; i < KEYS * (D / 8); i += ATTEND_THREADS) {
-            const u32 p = i / (D / 8), c = i % (D / 8) * 8, pos = base + p;
-            u16* at = to + p * ROW + c;
-            const u8* row = attend_row(a, rows, table, kv, min(pos, n - 1));
-            if (rows.dim % 8 == 0 && rows.type == (WIDE ? CACHE_SPLIT : CACHE_F16)) {
-                const bool some = pos < n && c < rows.dim;
-                const u16* from = (const u16*)row + (some ? c : 0);
-                cp_async16(at, from, some);
-                if (WIDE) cp_async16(at + KEYS * ROW, from + rows.dim, some);
-                continue;
+        constexpr u32 ROW = D + MANY_PAD, UNITS = KEYS * (D / 8);
+        const u8* from = attend_row(a, rows, table, kv, base);
+        if (rows.dim % 8 == 0 && rows.type == (WIDE ? CACHE_SPLIT : CACHE_F16)) {
+#pragma unroll
+            for (u32 first = 0; first < UNITS; first += ATTEND_THREADS) {
+                const u32 i = first + threadIdx.x, p = i / (D / 8), c = i % (D / 8) * 8;
+                const bool some = base + p < n && c < rows.dim;
+                const u16* at = (const u16*)(from + (some ? p * (u32)rows.row + 2 * c : 0));
+                cp_async16(to + p * ROW + c, at, some);
+                if (WIDE) cp_async16(to + (KEYS + p) * ROW + c, at + rows.dim, some);
             }
-            float x[8];
-            read_eight(row, rows.type, pos < n ? rows.dim : 0, c, x);
-            if (WIDE) {
-                store_eight(x, at, at + KEYS * ROW);
-            } else {
-                *(uint4*)at = make_uint4(pack_halves(x[0], x[1]), pack_halves(x[2], x[3]), pack_halves(x[4], x[5]), pack_halves(x[6], x[7]));
+        } else {
+            for (u32 i = threadIdx.x; i < UNITS; i += ATTEND_THREADS) {
+                const u32 p = i / (D / 8), c = i % (D / 8) * 8;
+                u16* high = to + p * ROW + c;
+                float x[8];
+                read_eight(from + p * (u32)rows.row, rows.type, base + p < n ? rows.dim : 0, c, x);
+                if (WIDE) {
+                    store_eight(x, high, high + KEYS * ROW);
+                } else {
+                    *(uint4*)high = make_uint4(pack_halves(x[0], x[1]), pack_halves(x[2], x[3]), pack_halves(x[4], x[5]), pack_halves(x[6], x[7]));
+                }
             }
         }
         cp_async_commit();
