@@ -2,6 +2,7 @@
 #include "simt.h"
 
 #include <link.h>
+#include <signal.h>
 #include <sys/mman.h>
 
 #include <atomic>
@@ -100,6 +101,27 @@ void to_scheduler() { simt_switch(&thread.self->stack, thread.block->scheduler);
     thread.self->state = State::Done;
     to_scheduler();
     abort();
+}
+
+struct sigaction before_segv, before_bus, before_ill;
+
+// A fault of a kernel ends its launch; other faults go where they went before.
+void on_fault(int signal, siginfo_t* info, void* context) {
+    // Accesses are checked by the compiler (-fsanitize=alignment), and end in an instruction that does not exist.
+    if (thread.block) fail(signal == SIGILL ? "a misaligned address" : "an illegal address");
+    const struct sigaction& before = signal == SIGSEGV ? before_segv : signal == SIGBUS ? before_bus : before_ill;
+    if (before.sa_flags & SA_SIGINFO) return before.sa_sigaction(signal, info, context);
+    if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) return before.sa_handler(signal);
+    sigaction(signal, &before, nullptr);
+}
+
+void catch_faults() {
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    sigaction(SIGSEGV, &action, &before_segv);
+    sigaction(SIGBUS, &action, &before_bus);
+    sigaction(SIGILL, &action, &before_ill);
 }
 
 // Stacks and shared memory for one block at a time.
@@ -287,6 +309,7 @@ struct Job {
 class Pool {
   public:
     Pool() {
+        catch_faults();
         const unsigned n = std::thread::hardware_concurrency();
         for (unsigned i = 1; i < n; i++) std::thread([this] { help(); }).detach();
         helpers_ = n > 1 ? n - 1 : 0;

@@ -19,6 +19,9 @@ const FLAGS: &[&str] = &[
     "-fvisibility=hidden",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
+    // Misaligned accesses end in an illegal instruction, which the simulator takes for what a device would say.
+    "-fsanitize=alignment",
+    "-fsanitize-undefined-trap-on-error",
     "-DSIM",
     "-w",
 ];
@@ -146,13 +149,28 @@ fn compile(
 
 fn run(command: &mut Command) -> std::io::Result<()> {
     let output = command.output()?;
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
     if output.status.success() { Ok(()) } else { Err(std::io::Error::other(format!("{command:?}:\n{text}"))) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_simulator_notices_mistakes() {
+        if cuda_driver().is_none() {
+            return;
+        }
+        let sim = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ggml/cuda/sim");
+        let program = unpack::target_dir().join("cuda-driver/check");
+        let mut command = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()));
+        command.args(FLAGS).arg("-o").arg(&program).arg("-x").arg("c++").arg(sim.join("check/kernels.cu"));
+        command.args(["check/main.cpp", "simt.cpp"].map(|f| sim.join(f)));
+        command.args(["device", "memory", "modules", "streams"].map(|f| sim.join(format!("driver/{f}.cpp"))));
+        run(command.arg("-lpthread")).unwrap();
+        run(&mut Command::new(program)).unwrap();
+    }
 
     #[test]
     fn it_is_made_once() {
