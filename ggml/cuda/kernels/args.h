@@ -161,8 +161,8 @@ struct MatvecArgs {
 #define MATVEC_OUT 4
 #define MATVEC_THREADS 128
 
-// Products of many rows, matmul_FORMAT and matmul_gate_up_FORMAT: as matvec, for any number of rows.
-// Grid ceil(n_out / MATMUL_OUT) or ceil(n_out / MATMUL_GATE_UP_OUT), tiles, groups; MATMUL_THREADS.
+// Products of many rows, matmul_FORMAT: as matvec, or, if w_up is not null, as gate_up, for any number of rows.
+// Grid ceil(n_out / MATMUL_OUT), of gate_up ceil(n_out / MATMUL_GATE_UP_OUT), tiles, groups; MATMUL_THREADS.
 // Without a grouping (tile_list null) tile t is rows t * MATMUL_ROWS .. of the n_rows, and group g = z is as in matvec.
 // With one, z is 1 and tile t < *n_tiles is tile_list[t] = (matrix, first, n): for i < n, the pair p = order[first + i] reads
 // activation row p / x_div and writes row p of y. Tiles beyond *n_tiles have nothing to do.
@@ -238,10 +238,10 @@ struct CombineArgs {
 // attend_merge, after attend_few_latent_*: grid n_head, rows; 128.
 //
 // Prompts take attend_many_*: grid ceil(rows / ROWS), n_head, n_spans; ATTEND_THREADS. Rows of a tile may belong to different sequences.
-// n_spans, at most MAX_SPANS, divides the keys where there are few blocks otherwise; it is 1 for *_latent_* and *_any. Partial sums and
-// counters are as for few rows, so rows * n_spans fit where they do.
+// n_spans, at most MAX_SPANS, divides the keys where there are few blocks otherwise; it is 1 for *_any. Partial sums and counters are as
+// for few rows: where n_spans > 1, there is a counter for every block of the first span.
 // The first of these that fits, with its ROWS:
-//   attend_many_latent_*  as for few rows; grid rows, ceil(n_head / n_head_kv / 16) * n_head_kv, ATTEND_LATENT_SHARED
+//   attend_many_latent_*  as for few rows; grid rows, ceil(n_head / n_head_kv / 16) * n_head_kv, n_spans
 //   attend_many_f16_64   k and v F16, k.dim and v.dim <= 64                         64
 //   attend_many_f16_128  k and v F16, k.dim and v.dim <= 128                        64
 //   attend_many_wide_64  k.dim and v.dim <= 64                                      64

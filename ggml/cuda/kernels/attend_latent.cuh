@@ -195,7 +195,7 @@ struct Latent {
 #pragma unroll
             for (u32 c = 0; c < 4; c++) acc[j][c] = 0.0f;
         }
-        if (!WIDE) load(from, shared.rows[0]);
+        if (!WIDE && from < to) load(from, shared.rows[0]);
         u32 now = 0;
         for (u32 base = from; base < to; base += TILE) {
             cp_async_wait<0>();
@@ -222,9 +222,9 @@ struct Latent {
     }
 };
 
-// Positions from .. to of a row for the block's heads: partial sums of span blockIdx.x, or the whole result.
-template <bool WIDE, bool SPANS>
-DEVICE void attend_latent(const AttendArgs& a, u32 row, u32 from, u32 to) {
+// Positions from .. to of a row for the block's heads: the partial sums of a span, or the whole result where `whole`.
+template <bool WIDE>
+DEVICE void attend_latent(const AttendArgs& a, u32 row, u32 from, u32 to, u32 span, bool whole) {
     DYNAMIC_SHARED(LatentShared, shared);
     const u32 group = a.n_head / a.n_head_kv, tiles = (group + ATTEND_LATENT_HEADS - 1) / ATTEND_LATENT_HEADS;
     const u32 kv = blockIdx.y / tiles, first = blockIdx.y % tiles * ATTEND_LATENT_HEADS, lane = threadIdx.x % 32;
@@ -241,30 +241,36 @@ DEVICE void attend_latent(const AttendArgs& a, u32 row, u32 from, u32 to) {
     for (u32 r = 0; r < 2; r++) {
         const u32 head = kv * group + first + 8 * r + s.g;
         if (first + 8 * r + s.g >= group) continue;
-        float* y = SPANS ? attend_partial(a, row, head, blockIdx.x) : a.y.at + row * a.y.stride + head * a.y.head;
-        const float factor = SPANS ? 1.0f : 1.0f / s.sum[r];
+        float* y = whole ? a.y.at + row * a.y.stride + head * a.y.head : attend_partial(a, row, head, span);
+        const float factor = whole ? 1.0f / s.sum[r] : 1.0f;
 #pragma unroll
         for (u32 j = 0; j < V_PART / 8; j++) {
             float* at = y + s.warp * V_PART + 8 * j + 2 * s.t;
             at[0] = s.acc[j][2 * r] * factor;
             at[1] = s.acc[j][2 * r + 1] * factor;
         }
-        if (SPANS && threadIdx.x % 4 == 0 && s.warp == 0) {
+        if (!whole && s.t == 0 && s.warp == 0) {
             y[V_DIM] = s.most[r];
             y[V_DIM + 1] = s.sum[r];
         }
     }
 }
 
+// There is so much to put together that a launch of its own does it sooner.
 template <bool WIDE>
 DEVICE void attend_few_latent(const AttendArgs& a) {
     const u32 row = blockIdx.z, n = a.batch.pos[row] + 1, span = attend_span(n), from = blockIdx.x * span;
-    if (from < n) attend_latent<WIDE, true>(a, row, from, min(from + span, n));
+    if (from < n) attend_latent<WIDE>(a, row, from, min(from + span, n), blockIdx.x, false);
 }
 
 // The last rows see the most keys: they begin first.
 template <bool WIDE>
 DEVICE void attend_many_latent(const AttendArgs& a) {
-    const u32 row = gridDim.x - 1 - blockIdx.x;
-    attend_latent<WIDE, false>(a, row, 0, a.batch.pos[row] + 1);
+    const u32 row = gridDim.x - 1 - blockIdx.x, n = a.batch.pos[row] + 1, tiles = (n + TILE - 1) / TILE, z = blockIdx.z;
+    const u32 from = z * tiles / gridDim.z * TILE, to = min((z + 1) * tiles / gridDim.z * TILE, n);
+    attend_latent<WIDE>(a, row, from, to, z, gridDim.z == 1);
+    if (gridDim.z == 1) return;
+    const u32 group = a.n_head / a.n_head_kv, blocks = (group + ATTEND_LATENT_HEADS - 1) / ATTEND_LATENT_HEADS;
+    const u32 first = blockIdx.y % blocks * ATTEND_LATENT_HEADS, n_heads = min(group - first, (u32)ATTEND_LATENT_HEADS);
+    attend_arrive(a, blockIdx.x * gridDim.y + blockIdx.y, {row, 1, blockIdx.y / blocks * group + first, n_heads}, gridDim.z);
 }

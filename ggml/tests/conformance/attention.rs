@@ -93,6 +93,35 @@ fn attention_over_grouped_heads_and_over_latents() {
     }
 }
 
+#[test]
+fn attention_over_the_rows_of_usual_models() {
+    let backends = backends();
+    for (ty, bound) in CACHES {
+        let own = |k_dim, dim, v_ty| LayerCache {
+            n_head_kv: 2,
+            k_dim,
+            k_ty: ty,
+            v: ValueRows::Own { dim, ty: v_ty },
+        };
+        let latent = LayerCache { n_head_kv: 1, k_dim: 576, k_ty: ty, v: ValueRows::KeyPrefix { dim: 512 } };
+        let shapes = [
+            (own(64, 64, ty), 14),
+            (own(128, 128, ty), 10),
+            (own(128, 128, GgmlType::F16), 2),
+            (own(192, 128, ty), 2),
+            (latent, 20),
+        ];
+        for shape in shapes {
+            // Few rows, and prompts alone and after others; of one tile of rows and of several.
+            for (n, batch) in [(0, 1), (130, 3), (0, 70), (1100, 12)] {
+                let mut c = attention("usual rows", shape, n, batch);
+                c.bound = Box::new(move |_, _| bound);
+                c.check(&backends);
+            }
+        }
+    }
+}
+
 /// `n` random numbers, no more than 2 in magnitude, that blocks of 8-bit integers hold as they are.
 fn eight_bit(n: usize, seed: u64) -> Vec<f32> {
     let mut random = Random(seed);

@@ -107,7 +107,7 @@ impl Variant {
     fn spans(&self, args: &AttendArgs, blocks: u32) -> u32 {
         const BLOCKS: u32 = 256;
         const SHORTEST: u32 = 4;
-        if self.rows != ATTEND_ROWS {
+        if self.rows == ATTEND_ANY_ROWS || blocks > FEW as u32 * args.n_head {
             return 1;
         }
         let room = FEW as u32 * MAX_SPANS / args.n_rows;
