@@ -2,7 +2,8 @@
 # Compiles the kernels to PTX: one module for each .cu, and of format.cu one for each format.
 #
 #   NVCC=/path/to/nvcc ggml/cuda/build.sh [FOLDER]     FOLDER: where to; ggml/cuda/ptx if not given
-#   PTXAS="/path/to/ptxas ..." as well: assembles every module with each of them, and fails if registers spill over
+#   PTXAS="/path/to/ptxas ..." as well: assembles every module with each of them, for each of ARCHS="sm_80 sm_86 sm_90", and lists
+#   what kernels take of registers and memory
 #
 # The text in ptx/ is by nvcc 13.0 (wheels nvidia-cuda-nvcc, -nvvm, -crt, -runtime and -cccl, 13.0.*); the same compiler gives the same
 # bytes. Kernels are for compute capability 8.0 and use nothing beyond PTX 7.0, so the version that the compiler writes is lowered for
@@ -52,7 +53,7 @@ export nvcc out
 jobs=$(nproc)
 modules | xargs -P "$jobs" -L 1 bash -euo pipefail -c 'compile "$@"' compile
 for ptxas in ${PTXAS:-}; do
-    for arch in sm_80 sm_86 sm_90; do
+    for arch in ${ARCHS:-sm_80 sm_86 sm_90}; do
         modules | cut -d ' ' -f 1 | xargs -P "$jobs" -L 1 bash -euo pipefail -c 'assemble "$@"' assemble "$ptxas" "$arch" | sort
     done
 done

@@ -16,12 +16,9 @@ MATVEC(2)
 MATVEC(4)
 MATVEC(8)
 
-template <bool GATE_UP>
-DEVICE void many(const MatmulArgs& a) {
+KERNEL_OCCUPANCY(CAT(matmul_, FORMAT), MATMUL_THREADS, 2, MatmulArgs) {
     if constexpr (is_plain<Format>)
-        matmul_plain<Format, GATE_UP>(a);
+        matmul_plain<Format>(a);
     else
-        matmul<Format, GATE_UP>(a);
+        matmul<Format>(a);
 }
-KERNEL_OCCUPANCY(CAT(matmul_, FORMAT), MATMUL_THREADS, 2, MatmulArgs) { many<false>(a); }
-KERNEL_OCCUPANCY(CAT(matmul_gate_up_, FORMAT), MATMUL_THREADS, 2, MatmulArgs) { many<true>(a); }

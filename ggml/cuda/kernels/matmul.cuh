@@ -191,7 +191,7 @@ DEVICE void multiply_step(const MatmulShared<F>& s, u32 k0, u32 n_rows, float (&
     }
 }
 
-template <class F, bool GATE_UP>
+template <class F>
 DEVICE void matmul(const MatmulArgs& a) {
     SHARED(MatmulShared<F>, all, [1]);
     MatmulShared<F>& s = all[0];
@@ -200,7 +200,7 @@ DEVICE void matmul(const MatmulArgs& a) {
     const u8* w[thread_spans<F>];
 #pragma unroll
     for (u32 i = 0; i < thread_spans<F>; i++)
-        w[i] = weight_row<GATE_UP>(a.m, rows.matrix, threadIdx.x / step_spans<F> + i * (MATMUL_THREADS / step_spans<F>));
+        w[i] = weight_row(a.m, rows.matrix, threadIdx.x / step_spans<F> + i * (MATMUL_THREADS / step_spans<F>));
     __syncthreads();
 
     Ahead<F> ahead;
@@ -219,5 +219,5 @@ DEVICE void matmul(const MatmulArgs& a) {
         multiply_step<F>(s, k0, rows.n, acc);
         __syncthreads();
     }
-    write_tile<GATE_UP>(a.m, s.y_row, rows.n, acc);
+    write_tile(a.m, s.y_row, rows.n, acc);
 }

@@ -32,7 +32,7 @@ DEVICE void split(u32 (&x)[N], u32 (&low)[N]) {
 }
 
 // A thread's numbers of a step: it has columns 4 (threadIdx.x % 8) .. + 4 of every 32nd row.
-template <class F, bool GATE_UP>
+template <class F>
 struct PlainAhead {
     static constexpr u32 EVERY = MATMUL_THREADS / 8, W = MATMUL_OUT / EVERY, X = MATMUL_ROWS / EVERY;
     const u8* w_row[W];
@@ -46,7 +46,7 @@ struct PlainAhead {
         u64 ragged = a.m.k * 4;
 #pragma unroll
         for (u32 i = 0; i < W; i++) {
-            w_row[i] = weight_row<GATE_UP>(a.m, matrix, row + i * EVERY);
+            w_row[i] = weight_row(a.m, matrix, row + i * EVERY);
             ragged |= reinterpret_cast<u64>(w_row[i]) * (4 / F::BYTES);
         }
 #pragma unroll
@@ -131,14 +131,14 @@ DEVICE void plain_step(const PlainShared& s, u32 n_rows, float (&acc)[2][4][4]) 
             for (int e = 0; e < 4; e++) acc[m][n][e] += sum[m][n][e];
 }
 
-template <class F, bool GATE_UP>
+template <class F>
 DEVICE void matmul_plain(const MatmulArgs& a) {
     SHARED(PlainShared, all, [1]);
     PlainShared& s = all[0];
     Rows rows;
     if (!find_rows(a, s.x_row, s.y_row, rows)) return;
     __syncthreads();
-    PlainAhead<F, GATE_UP> ahead(a, s, rows.matrix);
+    PlainAhead<F> ahead(a, s, rows.matrix);
     ahead.load(a.m, 0);
     float acc[2][4][4] = {};
 #pragma unroll 1
@@ -149,5 +149,5 @@ DEVICE void matmul_plain(const MatmulArgs& a) {
         plain_step<std::is_same<F, f32>::value>(s, rows.n, acc);
         __syncthreads();
     }
-    write_tile<GATE_UP>(a.m, s.y_row, rows.n, acc);
+    write_tile(a.m, s.y_row, rows.n, acc);
 }

@@ -35,9 +35,8 @@ DEVICE bool find_rows(const MatmulArgs& a, u32 (&x_row)[MATMUL_ROWS], u32 (&y_ro
 }
 
 // The weights of row i of the tile; beyond n_out the last ones again.
-template <bool GATE_UP>
 DEVICE const u8* weight_row(const MatvecArgs& m, u32 matrix, u32 i) {
-    if (!GATE_UP) {
+    if (!m.w_up) {
         const u32 out = min(blockIdx.x * MATMUL_OUT + i, m.n_out - 1);
         return m.w + matrix * m.matrix_bytes + out * m.row_bytes;
     }
@@ -47,7 +46,6 @@ DEVICE const u8* weight_row(const MatvecArgs& m, u32 matrix, u32 i) {
 
 // A warp has rows 32 (warp % 4) .. + 32 of weights in two tiles of 16, and rows 32 (warp / 4) .. + 32 of activations in four of 8.
 // Its sums go to y; v[m][n] is tile m, n as mma lays it out.
-template <bool GATE_UP>
 DEVICE void write_tile(const MatvecArgs& a, const u32 (&y_row)[MATMUL_ROWS], u32 n_rows, const float (&v)[2][4][4]) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     float* y = a.y.at + (blockIdx.z * a.y.head);
@@ -58,7 +56,7 @@ DEVICE void write_tile(const MatvecArgs& a, const u32 (&y_row)[MATMUL_ROWS], u32
             const u32 row = warp / 4 * 32 + n * 8 + 2 * t + i % 2;
             if (row >= n_rows) continue;
             float* to = y + y_row[row] * a.y.stride;
-            if constexpr (GATE_UP) {
+            if (a.w_up) {
                 const u32 out = blockIdx.x * MATMUL_GATE_UP_OUT + warp % 4 * 16 + g + i / 2 * 8;
                 if (out < a.n_out) to[out] = silu(v[0][n][i]) * v[1][n][i];
             } else {

@@ -146,12 +146,12 @@ impl Matrices {
 impl Compiler<'_> {
     /// The kernels of a format; `gated` are those with a gate.
     pub(super) fn products(&self, ty: GgmlType, gated: bool) -> Result<Products> {
-        let (few, many) = if gated { ("gate_up", "matmul_gate_up") } else { ("matvec", "matmul") };
+        let few = if gated { "gate_up" } else { "matvec" };
         let ty = lower(ty);
         let of = |n| self.kernel(&format!("{few}_{ty}_{n}"));
         Ok(Products {
             few: [of(1)?, of(2)?, of(4)?, of(8)?],
-            many: self.kernel(&format!("{many}_{ty}"))?,
+            many: self.kernel(&format!("matmul_{ty}"))?,
             tile_out: if gated { MATMUL_GATE_UP_OUT } else { MATMUL_OUT },
         })
     }
