@@ -6,28 +6,57 @@
 
 #include "products.cuh"
 
-// Adds to sum the products of a span of M matrices with activations, whose arrays are those of the block: Σ over its activation blocks
-// of d (Σ over sub-blocks scale Σqx + min Σx).
+// Groups of a span in another order: number j becomes number j ^ turn. Lanes that read activations at the same time would all read group
+// j of their spans from the same banks; with a turn of their own they do not.
+template <int GROUPS, int EACH, class T>
+DEVICE void reorder(T* v, u32 turn) {
+#pragma unroll
+    for (int bit = 1; bit < GROUPS; bit *= 2) {
+        const bool swap = turn & bit;
+#pragma unroll
+        for (int i = 0; i < GROUPS * EACH; i++) {
+            if (i / EACH & bit) continue;
+            const T first = v[i], second = v[i + bit * EACH];
+            v[i] = swap ? second : first;
+            v[i + bit * EACH] = swap ? first : second;
+        }
+    }
+}
+template <class F>
+DEVICE u32 lane_turn() {
+    return F::SPAN == 64 ? threadIdx.x / 2 % 4 : threadIdx.x / 4 % 2;
+}
+
+// Adds to sum the products of a span of M matrices, reordered, with activations, whose arrays are those of the block: Σ over its
+// activation blocks of d (Σ over sub-blocks scale Σqx + min Σx).
 template <class F, int M>
 DEVICE void span_dot(const Piece<F::SPAN, F::SUB> (&p)[M], u32 s, const s8* qs, const short* sums, const float* d, float (&sum)[M]) {
-    constexpr int GROUPS = F::SPAN / 16, GROUPS_OF_SUB = F::SUB / 16;
-    int x_sum[GROUPS] = {};
-    if (F::HAS_MIN || F::BIAS) F::sums(sums, s, x_sum);
+    constexpr int GROUPS = F::SPAN / 16, SUBS = F::SPAN / F::SUB, EACH = F::SUB / 16;
+    const u32 turn = lane_turn<F>();
+    int x_sum[SUBS] = {};
+    if (F::HAS_MIN || F::BIAS) {
+        int of_groups[GROUPS];
+        F::sums(sums, s, of_groups);
+#pragma unroll
+        for (int i = 0; i < SUBS; i++) x_sum[i] = EACH == 1 ? of_groups[i] : of_groups[EACH * i] + of_groups[EACH * i + 1];
+        reorder<SUBS, 1>(x_sum, turn / EACH);
+    }
     float t[M] = {};
 #pragma unroll
-    for (int sub = 0; sub < GROUPS / GROUPS_OF_SUB; sub++) {
-        int dot[M] = {}, all = 0;
+    for (int sub = 0; sub < SUBS; sub++) {
+        int dot[M];
 #pragma unroll
-        for (int j = sub * GROUPS_OF_SUB; j < (sub + 1) * GROUPS_OF_SUB; j++) {
-            const uint4 x = *reinterpret_cast<const uint4*>(qs + F::offset(s, j));
-            all += x_sum[j];
+        for (int m = 0; m < M; m++) dot[m] = -F::BIAS * x_sum[sub];
+#pragma unroll
+        for (int j = sub * EACH; j < (sub + 1) * EACH; j++) {
+            const uint4 x = *reinterpret_cast<const uint4*>(qs + F::offset(s, j ^ turn));
 #pragma unroll
             for (int m = 0; m < M; m++) dot[m] = dot16(p[m].q + 4 * j, x, dot[m]);
         }
 #pragma unroll
         for (int m = 0; m < M; m++) {
-            t[m] = __fmaf_rn(p[m].scale[sub], float(dot[m] - F::BIAS * all), t[m]);
-            if (F::HAS_MIN) t[m] = __fmaf_rn(p[m].min[sub], float(all), t[m]);
+            t[m] = __fmaf_rn(p[m].scale[sub], float(dot[m]), t[m]);
+            if (F::HAS_MIN) t[m] = __fmaf_rn(p[m].min[sub], float(x_sum[sub]), t[m]);
         }
     }
     // A span is never more than one block of activations.
@@ -51,7 +80,13 @@ DEVICE void span_products(const MatvecArgs& a, const typename F::Raw (&raw)[M], 
     const u32 s = i % SPANS;
     Piece<F::SPAN, F::SUB> p[M];
 #pragma unroll
-    for (int m = 0; m < M; m++) F::unpack(raw[m], s, p[m]);
+    for (int m = 0; m < M; m++) {
+        constexpr int EACH = F::SUB / 16;
+        F::unpack(raw[m], s, p[m]);
+        reorder<F::SPAN / 16, 4>(p[m].q, lane_turn<F>());
+        reorder<F::SPAN / F::SUB, 1>(p[m].scale, lane_turn<F>() / EACH);
+        if (F::HAS_MIN) reorder<F::SPAN / F::SUB, 1>(p[m].min, lane_turn<F>() / EACH);
+    }
 #pragma unroll
     for (int r = 0; r < N; r++) {
         const u32 first = row[r] + i / SPANS * F::BLOCK;
