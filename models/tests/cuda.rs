@@ -1,0 +1,132 @@
+//! Models on a CUDA device, the one of a driver that is named or a simulated one, against Hugging Face transformers and against the processor.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use fathom_testing::compare::max_error;
+use fathom_testing::fixtures::{self, MODELS};
+use ggml_sys::GgmlType;
+use ggml_sys::backend::Backend;
+use ggml_sys::cpu::Cpu;
+use ggml_sys::cuda::Cuda;
+use ggml_sys::cuda::driver::{Driver, LIBRARY};
+use ggml_sys::gguf::Gguf;
+use ggml_sys::hybrid::Hybrid;
+use models::placement::{Assignment, HOST};
+use models::{Engine, EngineOptions, MlaForm, Model, Session, Want};
+
+/// As on the processor.
+const MAX_ERROR: f32 = 3e-4;
+
+/// The first device of the driver that is named, or of the simulated one; nothing where there is no C++ compiler to make it.
+fn cuda() -> Option<Arc<Cuda>> {
+    static DRIVER: OnceLock<Option<Arc<Driver>>> = OnceLock::new();
+    let load = || {
+        let library = std::env::var_os(LIBRARY).map(PathBuf::from).or_else(fathom_testing::cuda_driver)?;
+        Some(Arc::new(Driver::from(&[library]).unwrap()))
+    };
+    let driver = DRIVER.get_or_init(load).clone()?;
+    Some(Arc::new(Cuda::open(driver, 0).unwrap()))
+}
+
+fn cpu() -> Arc<dyn Backend> {
+    Arc::new(Cpu::new(NonZeroUsize::new(1).unwrap()).unwrap())
+}
+
+fn open(file: &Path) -> Arc<Model> {
+    Arc::new(Model::load(Gguf::open(file).unwrap()).unwrap())
+}
+
+fn session(
+    model: &Arc<Model>,
+    backend: Arc<dyn Backend>,
+    cache: GgmlType,
+    form: MlaForm,
+    n_batch: usize,
+) -> Session {
+    let options =
+        EngineOptions { n_ctx: 512, k_ty: Some(cache), v_ty: Some(cache), n_batch, mla: Some(form) };
+    let mut engine = Engine::new(model.clone(), backend, options).unwrap();
+    engine.prepare().unwrap();
+    Session::new(engine)
+}
+
+#[test]
+fn logits_of_every_architecture_equal_transformers() {
+    for name in MODELS.into_iter().filter(|m| *m != "deepseek_v3-fp8") {
+        let Some(cuda) = cuda() else { return };
+        let fixture = fixtures::model(name);
+        let model = open(&fixture.f32);
+        let experts = Assignment {
+            embedding: HOST,
+            head: 1,
+            layers: vec![1; model.base().n_layer],
+            experts: vec![HOST; model.base().n_layer],
+            used: vec![],
+        };
+        let hybrid = Hybrid::new(vec![cpu(), cuda.clone()], experts.placement(&model)).unwrap();
+        let backends: [(&str, Arc<dyn Backend>); 2] =
+            [("all on the device", cuda), ("experts on the host", Arc::new(hybrid))];
+        for (how, backend) in backends {
+            for (form, n_batch) in [(MlaForm::Absorbed, 512), (MlaForm::Naive, 5)] {
+                let mut session = session(&model, backend.clone(), GgmlType::F32, form, n_batch);
+                let tensors = fixture.reference_tensors();
+                for prompt in fixture.reference().prompts {
+                    let (shape, want) = tensors.f32(&prompt.output.logits);
+                    session.truncate(0);
+                    let got = session.eval(&prompt.ids, Want::All).unwrap();
+                    let got = &got[prompt.output.logits_first_position * shape[1]..];
+                    let e = max_error(&got[..want.len()], &want);
+                    assert!(e <= MAX_ERROR, "{name}, {how}, {form:?}, {}: off by {e}", prompt.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn greedy_text_of_tiny_r1_is_the_processors() {
+    let Some(cuda) = cuda() else { return };
+    let model = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny-r1/tiny-r1-q8_0.gguf"));
+    for cache in [GgmlType::F16, GgmlType::F32] {
+        let text = |backend: Arc<dyn Backend>| {
+            let mut session = session(&model, backend, cache, MlaForm::Absorbed, 512);
+            let ids: Vec<u32> = fixtures::tiny_r1()
+                .reference_tensors()
+                .i64("prompt0.input_ids")
+                .1
+                .iter()
+                .map(|&i| i as u32)
+                .collect();
+            let mut logits = session.eval(&ids, Want::Last).unwrap();
+            let mut text = vec![];
+            for _ in 0..24 {
+                let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+                text.push(best);
+                logits = session.eval(&[best as u32], Want::Last).unwrap();
+            }
+            text
+        };
+        assert_eq!(text(cuda.clone()), text(cpu()), "{cache}");
+    }
+}
+
+#[test]
+fn rows_of_the_cache_are_saved_and_shared() {
+    let Some(cuda) = cuda() else { return };
+    let fixture = fixtures::model("qwen2");
+    let model = open(&fixture.f32);
+    let ids = fixture.reference().prompts[0].ids.clone();
+    let (start, end) = ids.split_at(ids.len() / 2);
+    let open = || session(&model, cuda.clone(), GgmlType::F16, MlaForm::Absorbed, 512);
+    let mut first = open();
+    let whole = first.eval(&ids, Want::Last).unwrap();
+    first.truncate(start.len());
+    let mut saved = vec![];
+    first.save(&mut saved).unwrap();
+    let mut second = open();
+    second.load(&mut &saved[..]).unwrap();
+    let e = max_error(&second.eval(end, Want::Last).unwrap(), &whole);
+    assert!(e <= MAX_ERROR, "off by {e}");
+}
