@@ -8,7 +8,7 @@ DEVICE void embed(const EmbedArgs& a) {
     const u64 r = blockIdx.x;
     const u8* w = a.w + __ldg(a.token + r) * a.row_bytes;
     float* y = a.y.at + r * a.y.stride;
-    if constexpr (is_plain<F>) {
+    if constexpr (F::PLAIN) {
 #pragma unroll 1
         for (u32 i = threadIdx.x; i < a.k; i += blockDim.x) y[i] = F::load(w + u64(i) * F::BYTES);
     } else {
@@ -18,7 +18,8 @@ DEVICE void embed(const EmbedArgs& a) {
             const u32 block = i / SPANS, s = i % SPANS;
             Piece<F::SPAN, F::SUB> p;
             F::unpack(F::template load<FromGlobal>(w + u64(block) * F::BYTES, s), s, p);
-#pragma unroll
+            // Kept short rather than fast: a row is decoded once a token.
+#pragma unroll 1
             for (int j = 0; j < F::SPAN / 16; j++) {
                 float* to = y + block * F::BLOCK + F::offset(s, j);
                 const int sub = F::SUB == 16 ? j : j / 2;

@@ -17,7 +17,7 @@ MATVEC(4)
 MATVEC(8)
 
 KERNEL_OCCUPANCY(CAT(matmul_, FORMAT), MATMUL_THREADS, 2, MatmulArgs) {
-    if constexpr (is_plain<Format>)
+    if constexpr (Format::PLAIN)
         matmul_plain<Format>(a);
     else
         matmul<Format>(a);

@@ -75,7 +75,7 @@ DEVICE void unpack_step(const MatvecArgs& a, MatmulShared<F>& s, u32 k0, const A
     const u32 span = k0 / F::SPAN + threadIdx.x % step_spans<F>;
     const bool some = span * F::SPAN < a.k;
     // Where groups come one after the other, a sub-block of two is said once.
-    constexpr u32 EVERY = F::SUB == 32 && !std::is_base_of<Planes, F>::value ? 2 : 1;
+    constexpr u32 EVERY = F::SUB == 32 && !F::PLANES ? 2 : 1;
 #pragma unroll
     for (u32 i = 0; i < thread_spans<F>; i++) {
         const u32 row = threadIdx.x / step_spans<F> + i * (MATMUL_THREADS / step_spans<F>);

@@ -146,7 +146,7 @@ DEVICE void matmul_plain(const MatmulArgs& a) {
         ahead.store(s);
         __syncthreads();
         if (k0 + PLAIN_STEP < a.m.k) ahead.load(a.m, k0 + PLAIN_STEP);
-        plain_step<std::is_same<F, f32>::value>(s, rows.n, acc);
+        plain_step<F::BYTES == 4>(s, rows.n, acc);
         __syncthreads();
     }
     write_tile(a.m, s.y_row, rows.n, acc);

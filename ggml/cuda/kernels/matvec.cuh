@@ -236,7 +236,7 @@ DEVICE void matvec(const MatvecArgs& a) {
     w[0] = a.w + matrix * a.matrix_bytes + out * a.row_bytes;
     if (GATE_UP) w[M - 1] = a.w_up + matrix * a.matrix_bytes_up + out * a.row_bytes;
     float sum[N][M] = {};
-    if constexpr (is_plain<F>)
+    if constexpr (F::PLAIN)
         plain_products<F>(a, w, x_group, sum);
     else if constexpr (Staged<F>::NEEDED)
         staged_products<F>(a, w, x_group, sum);

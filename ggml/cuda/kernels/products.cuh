@@ -1,7 +1,7 @@
 // What the products of few and of many rows share.
 #pragma once
 
-#include "formats/all.cuh"
+#include "formats/format.cuh"
 
 // x / (1 + e^-x).
 DEVICE float silu(float x) { return __fdiv_rn(x, 1.0f + expf(-x)); }

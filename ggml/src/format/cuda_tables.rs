@@ -1,6 +1,6 @@
 //! What the CUDA kernels' sources repeat of the formats, held against the formats here.
 //!
-//! With `FATHOM_WRITE_TABLES` set the test of the grids writes the file anew instead.
+//! With `FATHOM_WRITE_TABLES` set the test of the grids writes the files anew.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -18,13 +18,24 @@ const HEAD: &str = "\
 #pragma once
 ";
 
-fn table(out: &mut String, name: &str, words: &[u32]) {
-    let _ = writeln!(out, "\nstatic __device__ __align__(16) const u32 {name}[{}] = {{", words.len());
+/// The file of a grid.
+fn check(name: &str, words: &[u32]) {
+    let mut text = HEAD.to_string();
+    let array = format!("GRID_{}[{}]", name.to_uppercase(), words.len());
+    let _ = writeln!(text, "\nstatic __device__ __align__(16) const u32 {array} = {{");
     for line in words.chunks(8) {
         let line: Vec<String> = line.iter().map(|w| format!("0x{w:08x},")).collect();
-        let _ = writeln!(out, "    {}", line.join(" "));
+        let _ = writeln!(text, "    {}", line.join(" "));
     }
-    out.push_str("};\n");
+    text.push_str("};\n");
+    let file = Path::new(FOLDER).join(format!("grids/{name}.cuh"));
+    if env::var_os("FATHOM_WRITE_TABLES").is_some() {
+        fs::write(&file, &text).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&file).unwrap() == text,
+        "grids/{name}.cuh is not what the format's grid makes"
+    );
 }
 
 /// Four coordinates a word.
@@ -40,18 +51,12 @@ fn nibbles(point: &[i8; 8]) -> u32 {
 
 #[test]
 fn the_grids_of_kernels_are_these() {
-    let mut text = HEAD.to_string();
-    table(&mut text, "GRID_IQ1", &IQ1S.iter().map(nibbles).collect::<Vec<_>>());
-    table(&mut text, "GRID_IQ2_XXS", &bytes(&IQ2XXS));
-    table(&mut text, "GRID_IQ2_XS", &bytes(&IQ2XS));
-    table(&mut text, "GRID_IQ2_S", &bytes(&IQ2S));
-    table(&mut text, "GRID_IQ3_XXS", &bytes(&IQ3XXS));
-    table(&mut text, "GRID_IQ3_S", &bytes(&IQ3S));
-    let file = Path::new(FOLDER).join("grids.cuh");
-    if env::var_os("FATHOM_WRITE_TABLES").is_some() {
-        fs::write(&file, &text).unwrap();
-    }
-    assert!(fs::read_to_string(&file).unwrap() == text, "grids.cuh is not what the formats' grids make");
+    check("iq1", &IQ1S.iter().map(nibbles).collect::<Vec<_>>());
+    check("iq2_xxs", &bytes(&IQ2XXS));
+    check("iq2_xs", &bytes(&IQ2XS));
+    check("iq2_s", &bytes(&IQ2S));
+    check("iq3_xxs", &bytes(&IQ3XXS));
+    check("iq3_s", &bytes(&IQ3S));
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn build(compiler: &OsString, version: &[u8]) -> std::io::Result<PathBuf> {
 fn sources(cuda: &Path) -> std::io::Result<(Vec<Unit>, Vec<PathBuf>)> {
     let formats = fs::read_to_string(cuda.join("kernels/formats/list.txt"))?;
     let (mut units, mut headers) = (vec![], vec![]);
-    for folder in ["kernels", "kernels/formats", "sim", "sim/driver"] {
+    for folder in ["kernels", "kernels/formats", "kernels/formats/grids", "sim", "sim/driver"] {
         for entry in fs::read_dir(cuda.join(folder))? {
             let source = entry?.path();
             let Some(extension) = source.extension().and_then(|e| e.to_str()) else { continue };

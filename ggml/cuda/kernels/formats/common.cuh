@@ -8,6 +8,9 @@
 //   SPAN          elements that a thread takes at once, in groups of 16: group j of span s is elements offset(s, j) .. + 16
 //   Raw           what load<From>(block, s) reads of a span, which unpack(raw, s, piece) takes apart
 //
+//   PLAIN         false; plain numbers have no blocks, just load and load4, and BYTES of each
+//   PLANES        whether groups of a span lie apart, 32 elements from one to the next, or follow each other
+//
 // Loading is apart from unpacking so that the next spans are on their way while one is worked on. If SUB is 32, groups 2i and 2i + 1
 // have the same scale and minimum, number i of the piece; if it is 16 each group has its own. If ACT is 32 groups 2i and 2i + 1 are
 // 32 consecutive elements of one activation block.
@@ -69,6 +72,7 @@ DEVICE void load_words(const u8* at, u32 (&w)[N]) {
 // Spans whose groups follow each other.
 template <int SPAN_>
 struct Consecutive {
+    static constexpr bool PLAIN = false, PLANES = false;
     static constexpr int SPAN = SPAN_;
     DEVICE int offset(int s, int j) { return SPAN * s + 16 * j; }
     DEVICE void sums(const short* at, int s, int (&sum)[SPAN / 16]) {

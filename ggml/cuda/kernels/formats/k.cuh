@@ -8,6 +8,7 @@
 
 // Spans 0 .. 4 of planes: half s / 2, columns 16 (s % 2) ...
 struct Planes {
+    static constexpr bool PLAIN = false, PLANES = true;
     static constexpr int BLOCK = 256, ACT = 256, SPAN = 64;
     DEVICE int offset(int s, int j) { return s / 2 * 128 + j * 32 + s % 2 * 16; }
     DEVICE void sums(const short* at, int s, int (&sum)[4]) {

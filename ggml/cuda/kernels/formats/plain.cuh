@@ -4,12 +4,14 @@
 #include "common.cuh"
 
 struct f32 {
+    static constexpr bool PLAIN = true;
     static constexpr int BYTES = 4;
     DEVICE float load(const u8* at) { return __ldg(reinterpret_cast<const float*>(at)); }
     DEVICE float4 load4(const u8* at) { return __ldg(reinterpret_cast<const float4*>(at)); }
 };
 
 struct f16 {
+    static constexpr bool PLAIN = true;
     static constexpr int BYTES = 2;
     DEVICE float load(const u8* at) { return half_to_float(__ldg(reinterpret_cast<const u16*>(at))); }
     DEVICE float4 load4(const u8* at) {
@@ -20,6 +22,7 @@ struct f16 {
 };
 
 struct bf16 {
+    static constexpr bool PLAIN = true;
     static constexpr int BYTES = 2;
     DEVICE float load(const u8* at) { return bfloat_to_float(__ldg(reinterpret_cast<const u16*>(at))); }
     DEVICE float4 load4(const u8* at) {
