@@ -29,9 +29,10 @@ modules() {
 compile() {
     local module=$1 source=$2 format=${3:-}
     "$nvcc" -O3 -std=c++17 --ptx -arch=compute_80 ${format:+-DFORMAT=$format} "$source" -o "$out/$module.part"
-    # The version; what depends on the folder, in names of static variables; comments and what else only makes the text longer.
+    # The version, and a hint of later ones; what depends on the folder, in names of static variables; comments and what else only makes
+    # the text longer.
     sed -E -e '0,/^\.version .*/s//.version 7.0/' -e 's/_INTERNAL_[0-9a-f]{8}_([0-9]+_[a-z0-9_]+_cu)_[0-9a-f]{8}/\1/g' \
-        -e '\,^[[:space:]]*//,d' -e '/^$/d' -e 's/^\t//' "$out/$module.part" >"$out/$module.ptx"
+        -e '/^[[:space:]]*\.pragma "used_bytes_mask/d' -e '\,^[[:space:]]*//,d' -e '/^$/d' -e 's/^\t//' "$out/$module.part" >"$out/$module.ptx"
     rm "$out/$module.part"
 }
 
