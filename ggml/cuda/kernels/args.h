@@ -118,6 +118,18 @@ struct StoreArgs {
     Batch batch;
 };
 
+// rope_store: heads of q and of k are rotated, the latter in place, and then keys and values stored, where that is all there is between
+// projections and attention. Keys may begin before what is rotated of them and end after it. Grid rows, n_q + n_k and n_k again unless values
+// are part of the keys; 64.
+struct RopeStoreArgs {
+    RopeArgs q;
+    RopeArgs k;
+    StoreArgs store_k;
+    StoreArgs store_v;
+    u32 n_q;
+    u32 n_k;
+};
+
 // add: y += x. Grid ceil(n / 256), rows; 256.
 struct AddArgs {
     View x;

@@ -1,5 +1,5 @@
 // Rotary position embeddings.
-#include "intrin.cuh"
+#include "rope.cuh"
 
 // The angle is a product of floats, as in the implementations that models are trained and compared with. It may be a hundred thousand
 // radians: cosf would then take its slow way through local memory, and there are few enough angles for doubles.
@@ -14,20 +14,4 @@ KERNEL(rope_table, 64, RopeTableArgs) {
     }
 }
 
-KERNEL(rope, 64, RopeArgs) {
-    const u64 row = blockIdx.x, head = blockIdx.y;
-    const float* x = a.x.at + row * a.x.stride + head * a.x.head;
-    float* y = a.y.at + row * a.y.stride + head * a.y.head;
-    const float* turn = a.table.at + row * a.table.stride;
-    const u32 next = a.halves ? a.pairs : 1;
-    // Each pair is read and written by one thread, so that y may be x.
-    for (u32 i = threadIdx.x; i < a.pairs; i += blockDim.x) {
-        const u32 at = a.halves ? i : 2 * i;
-        const float c = turn[i], s = turn[a.pairs + i], first = x[at], second = x[at + next];
-        y[at] = first * c - second * s;
-        y[at + next] = first * s + second * c;
-    }
-    if (x != y) {
-        for (u32 i = 2 * a.pairs + threadIdx.x; i < a.width; i += blockDim.x) y[i] = x[i];
-    }
-}
+KERNEL(rope, 64, RopeArgs) { rope_head(a, blockIdx.x, blockIdx.y); }

@@ -1,5 +1,5 @@
 // Rows that are copied: chosen outputs, and keys and values on their way into the cache.
-#include "intrin.cuh"
+#include "rope.cuh"
 
 KERNEL(select_outputs, 256, SelectArgs) {
     const float* x = a.x.at + a.output[blockIdx.x] * a.x.stride;
@@ -26,8 +26,8 @@ DEVICE void store_block(float x, u8* block) {
     if (lane % 2 == 0) words[1 + lane / 2] = (u16)(mine | other << 8);
 }
 
-KERNEL(store, 64, StoreArgs) {
-    const u32 row = blockIdx.x, head = blockIdx.y, pos = a.batch.pos[row];
+DEVICE void store_head(const StoreArgs& a, u32 row, u32 head) {
+    const u32 pos = a.batch.pos[row];
     const float* x = a.x.at + row * a.x.stride + head * a.x.head;
     u8* chunk = (u8*)a.batch.chunks[a.batch.table[row] + pos / CHUNK];
     u8* to = chunk + a.to.offset + (u64)(head * CHUNK + pos % CHUNK) * a.to.row;
@@ -44,4 +44,18 @@ KERNEL(store, 64, StoreArgs) {
             ((float*)to)[i] = x[i];
         }
     }
+}
+
+KERNEL(store, 64, StoreArgs) { store_head(a, blockIdx.x, blockIdx.y); }
+
+KERNEL(rope_store, 64, RopeStoreArgs) {
+    u32 head = blockIdx.y;
+    if (head < a.n_q) return rope_head(a.q, blockIdx.x, head);
+    head -= a.n_q;
+    if (head < a.n_k) {
+        rope_head(a.k, blockIdx.x, head);
+        __syncthreads();
+        return store_head(a.store_k, blockIdx.x, head);
+    }
+    store_head(a.store_v, blockIdx.x, head - a.n_k);
 }

@@ -34,6 +34,7 @@ args! {
     RopeTableArgs { pos: DevicePtr, freqs: DevicePtr, y: View, pairs: u32, scale: f32 }
     RopeArgs { x: Heads, y: Heads, table: View, pairs: u32, width: u32, halves: u32 }
     StoreArgs { x: Heads, to: CacheRows, batch: Batch }
+    RopeStoreArgs { q: RopeArgs, k: RopeArgs, store_k: StoreArgs, store_v: StoreArgs, n_q: u32, n_k: u32 }
     AddArgs { x: View, y: View, n: u32 }
     SiluMulArgs { gate: View, up: View, y: View, n: u32 }
     MatvecArgs {

@@ -7,6 +7,7 @@
 mod attention;
 mod experts;
 mod matrix;
+mod rope_store;
 mod rows;
 
 use std::ops::Range;
@@ -156,6 +157,8 @@ pub(super) struct Compiler<'g> {
     part: (usize, usize),
     /// Operations before it.
     step: usize,
+    /// Operations from the next on that are compiled already.
+    ahead: usize,
     share: &'g Share,
 }
 
@@ -187,6 +190,7 @@ pub(super) fn compile(
         quantized: vec![],
         part: (0, 0),
         step: 0,
+        ahead: 0,
         share,
     };
     for &n_used in &graph.sels {
@@ -229,13 +233,22 @@ impl Compiler<'_> {
         // What has been quantized and is now written is stale. No operation writes what it reads quantized.
         let writes = access(op).writes;
         self.quantized.retain(|q| !writes.iter().any(|w| w.overlaps(q.0.span())));
+        if self.ahead > 0 {
+            self.ahead -= 1;
+            return Ok(());
+        }
         match op {
             Op::Embed(o) => self.embed(o),
             Op::SelectOutputs(o) => self.select_outputs(o),
             Op::Add(o) => self.add(o),
             Op::RmsNorm(o) => self.norm(o),
             Op::RopeTable(o) => self.rope_table(o),
-            Op::Rope(o) => self.rope(o),
+            Op::Rope(o) => {
+                if self.rope_store()? {
+                    return Ok(());
+                }
+                self.rope(o)
+            }
             Op::SumSquares(o) => self.sum_squares(o),
             Op::Linear(o) => self.linear(o),
             Op::HeadLinear(o) => self.head_linear(o),

@@ -105,15 +105,16 @@ fn attention_over_the_rows_of_usual_models() {
         };
         let latent = LayerCache { n_head_kv: 1, k_dim: 576, k_ty: ty, v: ValueRows::KeyPrefix { dim: 512 } };
         let shapes = [
-            (own(64, 64, ty), 14),
-            (own(128, 128, ty), 10),
+            (own(64, 64, ty), 4),
+            (own(128, 128, ty), 4),
             (own(128, 128, GgmlType::F16), 2),
             (own(192, 128, ty), 2),
-            (latent, 20),
+            (latent, 17),
         ];
         for shape in shapes {
-            // Few rows, and prompts alone and after others; of one tile of rows and of several.
-            for (n, batch) in [(0, 1), (130, 3), (0, 70), (1100, 12)] {
+            // Few rows, and prompts of more than a tile of rows and after many others.
+            let long = if shape.0 == latent { (0, 9) } else { (0, 66) };
+            for (n, batch) in [(130, 2), long, (520, 9)] {
                 let mut c = attention("usual rows", shape, n, batch);
                 c.bound = Box::new(move |_, _| bound);
                 c.check(&backends);

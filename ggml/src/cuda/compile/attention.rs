@@ -1,5 +1,6 @@
 //! Storing keys and values, and attention over them.
 
+use super::rope_store::store_args;
 use super::{Compiler, FEW, Launcher, RegionId};
 use crate::cache::ValueRows;
 use crate::cuda::args::{
@@ -173,8 +174,7 @@ impl Compiler<'_> {
             let Some(x) = x else { continue };
             let kernel: Kernel<StoreArgs> = self.kernel("store")?;
             self.steps.push(Box::new(move |l| {
-                let (k, v) = l.layers[layer];
-                let args = StoreArgs { x: l.heads(x), to: if values { v } else { k }, batch: l.batch };
+                let args = store_args(l, layer, x, values);
                 // SAFETY: the cache has room for the rows of the batch, and its rows are as wide as these heads.
                 unsafe { kernel.launch(Geometry::new([l.n(Rows::Tokens), x.n as u32, 1], 64), &args) }
             }));

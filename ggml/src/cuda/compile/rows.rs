@@ -1,5 +1,6 @@
 //! Operations on single rows.
 
+use super::rope_store::rope_args;
 use super::{Compiler, NO_Q8, Slot, access};
 use crate::act::ActFormat;
 use crate::cuda::args::{
@@ -8,7 +9,7 @@ use crate::cuda::args::{
 use crate::cuda::modules::{Geometry, Kernel};
 use crate::error::Result;
 use crate::graph::{Heads, View};
-use crate::ops::{Add, Embed, Op, Pairing, RmsNorm, Rope, RopeTable, SelectOutputs, SumSquares};
+use crate::ops::{Add, Embed, Op, RmsNorm, Rope, RopeTable, SelectOutputs, SumSquares};
 
 impl Compiler<'_> {
     pub(super) fn embed(&mut self, o: &Embed) -> Result<()> {
@@ -28,7 +29,8 @@ impl Compiler<'_> {
         let kernel: Kernel<SelectArgs> = self.kernel("select_outputs")?;
         let (x, y, rows) = (o.x, o.y, self.rows_of(o.y.buf));
         self.steps.push(Box::new(move |l| {
-            let args = SelectArgs { x: l.view(x), y: l.view(y), output: l.batch.output, width: x.width as u32 };
+            let args =
+                SelectArgs { x: l.view(x), y: l.view(y), output: l.batch.output, width: x.width as u32 };
             // SAFETY: the outputs are rows of the batch.
             unsafe { kernel.launch(Geometry::new([l.n(rows), 1, 1], 256), &args) }
         }));
@@ -138,14 +140,7 @@ impl Compiler<'_> {
         let kernel: Kernel<RopeArgs> = self.kernel("rope")?;
         let (o, rows) = (o.clone(), self.rows_of(o.x.buf));
         self.steps.push(Box::new(move |l| {
-            let args = RopeArgs {
-                x: l.heads(o.x),
-                y: l.heads(o.y),
-                table: l.view(o.table),
-                pairs: (o.table.width / 2) as u32,
-                width: o.x.width as u32,
-                halves: u32::from(o.pairing == Pairing::Halves),
-            };
+            let args = rope_args(l, &o);
             // SAFETY: heads are as wide as said, the table has two columns a pair.
             unsafe { kernel.launch(Geometry::new([l.n(rows), o.x.n as u32, 1], 64), &args) }
         }));
