@@ -107,7 +107,8 @@ pub fn list(json: bool) -> Result<String> {
         let free = d.free.map_or(String::new(), |f| format!(", {} free", Bytes(f)));
         let not = if d.usable { "" } else { "; too old: 8.0 (RTX 30 and later) is needed" };
         let (id, name, capability) = (&d.id, &d.name, &d.compute_capability);
-        let _ = writeln!(text, "{id}  {name}, {}{free}, compute capability {capability}{not}", Bytes(d.memory));
+        let _ =
+            writeln!(text, "{id}  {name}, {}{free}, compute capability {capability}{not}", Bytes(d.memory));
     }
     if let Some(problem) = &listing.problem {
         let _ = writeln!(text, "no device beside the processor: {problem}");
@@ -265,12 +266,8 @@ fn fit(
 }
 
 fn too_large(e: &TooLarge) -> Failure {
-    let what = format!(
-        "{} would take {} of device memory, and {} are free",
-        e.what,
-        Bytes(e.needed),
-        Bytes(e.free)
-    );
+    let what =
+        format!("{} would take {} of device memory, and {} are free", e.what, Bytes(e.needed), Bytes(e.free));
     Failure::new(what).or_hint(match e.fitting {
         0 => "leave --gpu-layers out, or use --device none".into(),
         n => format!("--gpu-layers {n} fits; a shorter context (-c) leaves room for more"),

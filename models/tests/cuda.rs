@@ -66,20 +66,24 @@ fn logits_of_every_architecture_equal_transformers() {
             used: vec![],
         };
         let hybrid = Hybrid::new(vec![cpu(), cuda.clone()], experts.placement(&model)).unwrap();
-        let backends: [(&str, Arc<dyn Backend>); 2] =
-            [("all on the device", cuda), ("experts on the host", Arc::new(hybrid))];
+        let mut backends: Vec<(&str, Arc<dyn Backend>)> = vec![("all on the device", cuda)];
+        if model.network().experts().is_some() {
+            backends.push(("experts on the host", Arc::new(hybrid)));
+        }
+        // A simulated device takes its time: one prompt, long enough for the kernels of many rows.
+        let prompts = fixture.reference().prompts;
+        let prompt = prompts.iter().filter(|p| p.ids.len() > 8).min_by_key(|p| p.ids.len()).unwrap();
         for (how, backend) in backends {
             for (form, n_batch) in [(MlaForm::Absorbed, 512), (MlaForm::Naive, 5)] {
-                let mut session = session(&model, backend.clone(), GgmlType::F32, form, n_batch);
-                let tensors = fixture.reference_tensors();
-                for prompt in fixture.reference().prompts {
-                    let (shape, want) = tensors.f32(&prompt.output.logits);
-                    session.truncate(0);
-                    let got = session.eval(&prompt.ids, Want::All).unwrap();
-                    let got = &got[prompt.output.logits_first_position * shape[1]..];
-                    let e = max_error(&got[..want.len()], &want);
-                    assert!(e <= MAX_ERROR, "{name}, {how}, {form:?}, {}: off by {e}", prompt.name);
+                if form == MlaForm::Naive && model.network().mla().is_none() {
+                    continue;
                 }
+                let mut session = session(&model, backend.clone(), GgmlType::F32, form, n_batch);
+                let (shape, want) = fixture.reference_tensors().f32(&prompt.output.logits);
+                let got = session.eval(&prompt.ids, Want::All).unwrap();
+                let got = &got[prompt.output.logits_first_position * shape[1]..];
+                let e = max_error(&got[..want.len()], &want);
+                assert!(e <= MAX_ERROR, "{name}, {how}, {form:?}, {}: off by {e}", prompt.name);
             }
         }
     }

@@ -32,7 +32,10 @@ fn assignments(n: usize) -> Vec<(&'static str, Assignment)> {
     let alternating: Vec<usize> = (0..n).map(|il| il % 3).collect();
     vec![
         ("experts on the host", Assignment { embedding: HOST, experts: vec![HOST; n], ..all(1) }),
-        ("the last layers on a device", Assignment { layers: (0..n).map(|il| usize::from(il > 0)).collect(), ..all(0) }),
+        (
+            "the last layers on a device",
+            Assignment { layers: (0..n).map(|il| usize::from(il > 0)).collect(), ..all(0) },
+        ),
         ("layers here and there", Assignment { layers: alternating, experts: vec![2; n], ..all(1) }),
     ]
 }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::GgmlType;
 use crate::graph::Row;
-pub use chunk::{ChunkMemory, DeviceChunk};
 use chunk::Data;
+pub use chunk::{ChunkMemory, DeviceChunk};
 
 /// Positions of a chunk. Attention combines chunks in order, so results do not depend on how the work is split.
 pub const CHUNK: usize = 256;

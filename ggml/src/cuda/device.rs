@@ -311,9 +311,8 @@ impl Memory {
         let d = &self.device;
         d.wait()?;
         // SAFETY: both ranges are checked; the call returns when `bytes` has been read.
-        let rc = unsafe {
-            (d.driver.call.to_device)(self.at + to as u64, bytes.as_ptr().cast(), bytes.len())
-        };
+        let rc =
+            unsafe { (d.driver.call.to_device)(self.at + to as u64, bytes.as_ptr().cast(), bytes.len()) };
         d.check("copying to it", rc)?;
         d.wait_for_default_stream()
     }
@@ -433,7 +432,9 @@ impl Staging {
             // SAFETY: the half has room, nobody else has it, and the device has read what was there.
             let half = unsafe { std::slice::from_raw_parts_mut(at.cast::<u8>(), piece.len()) };
             const SHARE: usize = 1 << 20;
-            half.par_chunks_mut(SHARE).zip(piece.par_chunks(SHARE)).for_each(|(to, from)| to.copy_from_slice(from));
+            half.par_chunks_mut(SHARE)
+                .zip(piece.par_chunks(SHARE))
+                .for_each(|(to, from)| to.copy_from_slice(from));
             let to = to + (i * HALF) as u64;
             // SAFETY: the caller has room for all of `bytes`; the half is left alone until the event says so.
             let rc = unsafe { (call.to_device_async)(to, at, piece.len(), device.stream) };

@@ -90,8 +90,7 @@ impl Modules {
 fn load(d: &Device, module: usize) -> Result<Handle> {
     let (packed, len) = MODULES[module];
     let damaged = || Error::Unsupported("the CUDA kernels in this binary are damaged".into());
-    let mut text =
-        miniz_oxide::inflate::decompress_to_vec_with_limit(packed, len).map_err(|_| damaged())?;
+    let mut text = miniz_oxide::inflate::decompress_to_vec_with_limit(packed, len).map_err(|_| damaged())?;
     // The driver reads up to a zero.
     text.push(0);
     let mut handle = ptr::null_mut();

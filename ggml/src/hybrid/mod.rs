@@ -68,7 +68,8 @@ impl Backend for Hybrid {
         if share.parts.len() != 1 || !share.seams.is_empty() {
             return Err(Error::Unsupported("a share of a graph among backends that share it".into()));
         }
-        let Schedule { graph, shares, actions, homes } = schedule::schedule(graph, &self.placement, &share.parts[0])?;
+        let Schedule { graph, shares, actions, homes } =
+            schedule::schedule(graph, &self.placement, &share.parts[0])?;
         let mut programs: Vec<Option<Box<dyn Program>>> = vec![];
         for b in 0..self.backends.len() {
             // A backend without operations is left alone.

@@ -125,7 +125,8 @@ fn apart(graph: &Graph, placement: &Placement) -> Result<Graph> {
     for (op, &backend) in ops.iter().zip(&backends) {
         let a = access(op);
         let only_adds = |y: View| matches!(op, Op::Linear(o) if o.add && o.x.buf != y.buf);
-        let touched = |add: &Add| a.reads.iter().chain(&a.writes).any(|v| v.buf == add.y.buf) && !only_adds(add.y);
+        let touched =
+            |add: &Add| a.reads.iter().chain(&a.writes).any(|v| v.buf == add.y.buf) && !only_adds(add.y);
         for add in waiting.extract_if(.., |add| touched(add)) {
             out.push(add)?;
         }

@@ -33,14 +33,22 @@ impl Pairs {
     ///
     /// # Safety
     /// `m` names memory for all pairs.
-    unsafe fn launch(&self, l: &Launcher<'_>, products: &Products, m: MatvecArgs, x_div: usize) -> Result<()> {
+    unsafe fn launch(
+        &self,
+        l: &Launcher<'_>,
+        products: &Products,
+        m: MatvecArgs,
+        x_div: usize,
+    ) -> Result<()> {
         let m = MatvecArgs { ids: l.at(self.ids), x_div: x_div as u32, n_rows: 1, ..m };
         if l.n_rows.0 <= FEW {
             // SAFETY: as the caller says: a pair is a group of one row.
             unsafe { products.launch_few(m, self.n(l)) }
         } else {
             // SAFETY: as the caller says.
-            unsafe { products.launch_grouped(l, MatvecArgs { n_rows: self.n(l), ..m }, self.grouping, self.n(l)) }
+            unsafe {
+                products.launch_grouped(l, MatvecArgs { n_rows: self.n(l), ..m }, self.grouping, self.n(l))
+            }
         }
     }
 }
@@ -49,7 +57,9 @@ impl Compiler<'_> {
     pub(super) fn router(&mut self, o: &Router) -> Result<()> {
         let n_expert = o.logits.width;
         if n_expert > MAX_EXPERTS {
-            return Err(Error::Unsupported(format!("{n_expert} experts; CUDA chooses among up to {MAX_EXPERTS}")));
+            return Err(Error::Unsupported(format!(
+                "{n_expert} experts; CUDA chooses among up to {MAX_EXPERTS}"
+            )));
         }
         let kernel: Kernel<RouterArgs> = self.kernel("router")?;
         let bias = o.bias.map(|b| self.floats(b)).transpose()?.unwrap_or(0);
@@ -166,7 +176,14 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn expert_product(&mut self, o: &Experts, w: WeightId, m: Matrices, pairs: Pairs, y: RegionId) -> Result<()> {
+    fn expert_product(
+        &mut self,
+        o: &Experts,
+        w: WeightId,
+        m: Matrices,
+        pairs: Pairs,
+        y: RegionId,
+    ) -> Result<()> {
         let (input, products) = (self.input(o.x.heads(1), w)?, self.products(m.ty, false)?);
         self.steps.push(Box::new(move |l| {
             let mut args = MatvecArgs { y: pair_rows(l, y, m.n_out), ..m.args() };
@@ -191,7 +208,13 @@ impl Compiler<'_> {
     }
 
     /// The hidden rows as products with `w` take them.
-    fn hidden_input(&mut self, w: WeightId, hidden: RegionId, n_ff: usize, n_used: usize) -> Result<HiddenInput> {
+    fn hidden_input(
+        &mut self,
+        w: WeightId,
+        hidden: RegionId,
+        n_ff: usize,
+        n_used: usize,
+    ) -> Result<HiddenInput> {
         let format = self.act(w);
         if format == ActFormat::F32 {
             return Ok(HiddenInput::Floats(hidden));
