@@ -2,6 +2,7 @@
 
 mod bench;
 mod commands;
+mod completion;
 mod errors;
 mod forms;
 mod loading;

@@ -1,6 +1,6 @@
 # Completion of fathom for bash: source <(fathom completions bash)
 _fathom() {
-    local i word before rest=$COMP_LINE line help cur prefix
+    local i word before rest=$COMP_LINE line cur prefix quoted=
     local -a words=()
     # bash parts words at colons and equals signs, which names of models and values have within.
     for ((i = 0; i <= COMP_CWORD; i++)); do
@@ -14,6 +14,10 @@ _fathom() {
             words+=("$word")
         fi
     done
+    cur=${words[${#words[@]} - 1]}
+    # Within quotes nothing is escaped.
+    [[ $cur == [\"\']* ]] && quoted=1
+    words=("${words[@]//[\\\"\']/}")
     cur=${words[${#words[@]} - 1]}
     prefix=
     [[ $cur == *[:=]* && $COMP_WORDBREAKS == *:* ]] && prefix=${cur%"${cur##*[:=]}"}
@@ -30,7 +34,7 @@ _fathom() {
         word=${word#"$prefix"}
         # What ends in a slash goes on.
         [[ $word == */ ]] && compopt -o nospace 2>/dev/null
-        [[ $word == *[!A-Za-z0-9._:/@%+,=~-]* ]] && printf -v word %q "$word"
+        [[ -z $quoted && $word == *[!A-Za-z0-9._:/@%+,=~-]* ]] && printf -v word %q "$word"
         COMPREPLY+=("$word")
     done < <("${words[0]/#\~/$HOME}" __complete -- "${words[@]:1}" 2>/dev/null)
 }

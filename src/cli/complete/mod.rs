@@ -184,6 +184,11 @@ impl<'a> Line<'a> {
     fn positional(&self, word: &str, names: &Names<'_>, found: &mut Candidates) {
         let (count, first) = (self.positional.len(), self.positional.first().map(String::as_str));
         match self.command.get_name() {
+            "run" if !self.named && count == 0 && !self.has_model => {
+                models(word, names, found);
+                // Among commands a folder would be in the way.
+                found.words.retain(|(w, _)| !w.ends_with(is_separator) || word.contains(is_separator));
+            }
             "run" | "chat" if count == 0 && !self.has_model => models(word, names, found),
             "show" | "bench" if count == 0 => models(word, names, found),
             "tokenize" | "logits" | "perplexity" | "imatrix" if count == 0 && !self.has_model => {
@@ -344,7 +349,7 @@ mod tests {
         assert_eq!(found(&["-f", ""]), ["(files)"]);
         assert_eq!(found(&["--temp", ""]), [""; 0]);
         assert_eq!(found(&["-p", "--th"]), [""; 0]);
-        assert_eq!(found(&["-n5", "--thi"]), ["--think", "--think-budget"]);
+        assert_eq!(found(&["-n5", "--thi"]), ["--think-budget", "--think"]);
         assert_eq!(found(&["config", "set", "thi"]), ["think-budget", "think"]);
         assert_eq!(found(&["config", "set", "think", "r"]), ["raw"]);
         assert_eq!(found(&["config", "set", "stats", ""]), ["true", "false"]);

@@ -201,13 +201,10 @@ fn open(path: &Path, named: bool, table: &Table, env: Env<'_>) -> Result<Option<
 fn profile(sources: &Sources<'_>, file: Option<&File>) -> Result<Option<(String, Origin)>> {
     let variable = "FATHOM_PROFILE";
     let typed = sources.global.profile.clone().map(|name| (name, Origin::Flag("--profile".into())));
-    let asked = match typed {
-        Some(typed) => Some(typed),
-        None => match (sources.env)(variable).filter(|v| !v.is_empty()) {
-            Some(name) => Some((name.to_string_lossy().into_owned(), Origin::Variable(variable.into()))),
-            None => None,
-        },
-    };
+    let asked = typed.or_else(|| {
+        let name = (sources.env)(variable).filter(|v| !v.is_empty())?;
+        Some((name.to_string_lossy().into_owned(), Origin::Variable(variable.into())))
+    });
     let Some((name, origin)) = asked else {
         let default = file.and_then(|f| Some((f, f.default_profile.clone()?)));
         return Ok(default.filter(|(_, (name, _))| name != NO_PROFILE).map(|(file, (name, line))| {
