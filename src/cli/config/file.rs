@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{Document, Item, TableLike, Value};
 
-use super::table::{Kind, Setting, Table};
+use super::table::{Kind, RULES, Setting, Table};
 use crate::cli::lookup::distance;
+use crate::cli::rules;
 use crate::failure::{Failure, Result};
 
 /// The key that names the profile to use where none is asked for.
@@ -206,18 +207,20 @@ impl Reader<'_> {
             self.wrong(at, what).or_hint(hint)
         })?;
         setting.check(&words).map_err(here)?;
-        Ok(Entry { key: setting.key.clone(), words: self.expanded(setting.kind, words), line })
+        Ok(Entry { key: setting.key.clone(), words: self.expanded(setting, words), line })
     }
 
-    /// Paths as they are meant in a file: `~` is the home folder, and folders are relative to the file's.
-    fn expanded(&self, kind: Kind, words: Vec<String>) -> Vec<String> {
+    /// Paths as they are meant in a file: `~` is the home folder, and all but models are relative to the file's folder.
+    fn expanded(&self, setting: &Setting, words: Vec<String>) -> Vec<String> {
+        let (key, kind) = (setting.key.as_str(), setting.kind);
+        let file = RULES.contains(&key) && !words.iter().any(|w| rules::is_text(w, key == RULES[0]));
         let beside = self.path.parent().unwrap_or(Path::new(""));
         let path = |word: String| {
             let path = super::folder::expand(&word, self.home);
-            let path = if kind == Kind::Folders { beside.join(path) } else { path };
+            let path = if kind == Kind::Model { path } else { beside.join(path) };
             path.into_os_string().into_string().unwrap_or(word)
         };
-        if matches!(kind, Kind::Model | Kind::Folders) {
+        if file || matches!(kind, Kind::Model | Kind::Folders) {
             words.into_iter().map(path).collect()
         } else {
             words

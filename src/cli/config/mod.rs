@@ -77,6 +77,8 @@ pub struct Config {
 
 /// Settings that change what is measured. A measurement takes them from its own options and from the environment alone.
 const MEASURED: [&str; 6] = ["ctx-size", "batch-size", "ubatch-size", "cache-type-k", "cache-type-v", "mla"];
+/// Settings of which there can be one only.
+const RIVALS: [&str; 3] = ["json-schema", "grammar", "ignore-eos"];
 /// Commands that measure.
 const MEASUREMENTS: [&str; 4] = ["bench", "perplexity", "logits", "imatrix"];
 
@@ -157,6 +159,20 @@ impl Config {
         self.values.iter().find(|v| v.key == key)
     }
 
+    /// Whether a setting is contradicted by one that counts before it.
+    fn has_rival(&self, value: &Value) -> bool {
+        let rank = |v: &Value| match &v.origin {
+            Origin::Flag(_) => 0,
+            Origin::Variable(_) => 1,
+            Origin::Line { profile: Some(_), .. } => 2,
+            Origin::Line { profile: None, .. } => 3,
+        };
+        let is_rival = |other: &Value| {
+            RIVALS.contains(&other.key.as_str()) && other.words != ["false"] && rank(other) < rank(value)
+        };
+        RIVALS.contains(&value.key.as_str()) && self.values.iter().any(is_rival)
+    }
+
     /// The arguments for everything that is not among them already, as far as the command takes it.
     pub fn additions(&self, table: &Table, sources: &Sources<'_>) -> Vec<OsString> {
         let given = sources.given;
@@ -170,7 +186,7 @@ impl Config {
                 // What is typed is the whole prompt.
                 "system-prompt" => !whole,
                 "format" => sources.command != "chat",
-                _ => true,
+                _ => !self.has_rival(v),
             }
         });
         let arguments = added.filter_map(|v| {

@@ -57,6 +57,8 @@ pub struct Table(Vec<Setting>);
 /// Names in these arguments that choose where settings come from, and are none.
 const NO_SETTINGS: [&str; 3] = ["profile", "config", "no-config"];
 
+/// The settings that hold rules for answers, or the name of a file with them.
+pub const RULES: [&str; 2] = ["json-schema", "grammar"];
 /// The setting that lists folders with models; its variable is [`crate::cli::lookup::FOLDERS`].
 pub const FOLDERS: &str = "models";
 
@@ -238,6 +240,10 @@ impl Setting {
     /// # Errors
     /// If the option would refuse it.
     pub fn check(&self, words: &[String]) -> Result<()> {
+        // These may be names of files, which are read when they are used.
+        if RULES.contains(&self.key.as_str()) {
+            return Ok(());
+        }
         check(&self.arguments(words)).map_err(|e| match e {
             Refused::ByUs(failure) => failure,
             Refused::ByClap(error) => self.refused(words, &error),

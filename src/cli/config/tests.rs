@@ -193,6 +193,25 @@ fn what_is_typed_is_not_contradicted_by_the_file() {
 }
 
 #[test]
+fn rules_for_answers_are_files_beside_the_settings_and_the_first_rules_count() {
+    let text = "json-schema = 'a.json'\nignore-eos = true\n[profile.a]\ngrammar = 'start: \"x\"'\n";
+    let file = super::file::parse("/c/c.toml".as_ref(), text, &Table::new(), None).unwrap();
+    assert_eq!(file.entries[0].words, ["/c/a.json"]);
+    assert_eq!(file.profiles[0].entries[0].words, ["start: \"x\""]);
+    let taken = |args: &[&str]| {
+        let config = config(args, &[], text);
+        let all = config.values.iter().filter(|v| RIVALS.contains(&v.key.as_str()) && !config.has_rival(v));
+        all.map(|v| v.key.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(taken(&["config", "--profile", "a"]), ["grammar"]);
+    assert_eq!(taken(&["config", "--profile", "a", "--ignore-eos"]), ["ignore-eos"]);
+    assert_eq!(
+        taken(&["config", "--profile", "a", "--json-schema", "{}", "--no-ignore-eos"]),
+        ["json-schema", "ignore-eos"]
+    );
+}
+
+#[test]
 fn variables_that_set_nothing_are_found() {
     let names = ["FATHOM_TMEP", "FATHOM_TEMP", "FATHOM_CPU", "FATHOM_SYSTEM", "FATHOM_STYLE", "HOME"];
     let unknown = unknown_variables(&Table::new(), names.iter().map(|n| (*n).to_owned()));
