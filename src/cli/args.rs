@@ -163,7 +163,7 @@ pub enum ConfigAction {
         /// Name of the setting: temp, model, default-profile, …
         key: String,
         /// Value; several folders for models
-        #[arg(required = true, allow_hyphen_values = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         value: Vec<String>,
     },
     /// Take a setting out of the file; with --profile out of a profile

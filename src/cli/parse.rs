@@ -62,7 +62,7 @@ pub fn parse(
     };
     let mut config = Config::default();
     if let Some((command, given)) = matches.subcommand() {
-        let global = GlobalArgs::from_arg_matches(given).map_err(|e| failure(&e, &args))?;
+        let global = GlobalArgs::from_arg_matches(&matches).map_err(|e| failure(&e, &args))?;
         let sources = Sources { command, given, env: &env, global: &global };
         let action = given.subcommand_name();
         if WITHOUT_FILE.contains(&action.unwrap_or(command)) {

@@ -188,6 +188,9 @@ fn config_changes_the_file_and_says_what_is_in_the_way() {
         Ran::new(home.command(&["config", "set", "temp", "1"]).env("FATHOM_TEMP", "0").output().unwrap())
             .done();
     assert!(ran.stderr.contains("FATHOM_TEMP is set in the environment"), "{}", ran.stderr);
+    // Options may stand behind the value, and a number may be below zero.
+    home.run(&["config", "set", "seed", "-1", "--profile", "coder"]).done();
+    assert!(home.file().ends_with("think = \"hide\"\nseed = -1\n"), "{}", home.file());
     home.run(&["config", "unset", "temp"]).done();
     assert!(!home.file().contains("temp"));
     let ran = Ran::new(home.command(&["config"]).env("FATHOM_TMEP", "1").output().unwrap()).done();
