@@ -66,6 +66,12 @@ impl Failure {
         self
     }
 
+    /// Says before it where it is.
+    pub fn before(mut self, place: &str) -> Self {
+        self.message.insert_str(0, place);
+        self
+    }
+
     /// The same, but because of what was typed: exit code 2.
     pub fn into_usage(mut self) -> Self {
         self.kind = Kind::Usage;

@@ -33,8 +33,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<Outcome> {
     let parsed = parse::parse(std::env::args_os().skip(1), |name| std::env::var_os(name));
-    let cli = match parsed {
-        Ok(Parsed::Run(cli)) => cli,
+    let asked = match parsed {
+        Ok(Parsed::Run(asked)) => asked,
         Ok(Parsed::Print(text)) => {
             streams::print(&text)?;
             return Ok(Outcome::Done);
@@ -44,8 +44,14 @@ fn run() -> Result<Outcome> {
             return Err(failure);
         }
     };
-    let colors = Colors::new(cli.global.color);
-    term::log::install(colors, cli.global.verbose, cli.global.quiet);
+    let global = &asked.cli.global;
+    let colors = Colors::new(global.color);
+    term::log::install(colors, global.verbose, global.quiet);
+    if let Some((profile, _)) = &asked.config.profile {
+        for (key, variable) in &asked.config.shadowed {
+            term::log::note(&format!("{variable} counts before {key} of the profile {profile}"));
+        }
+    }
     term::interrupt::install();
-    commands::dispatch(*cli, colors)
+    commands::dispatch(*asked, colors)
 }

@@ -42,8 +42,8 @@ pub struct Loaded {
 /// If it is none.
 pub fn open(source: &Source) -> Result<Gguf> {
     match source {
-        Source::Named(path) | Source::Setting(path) => Ok(Gguf::open(path)?),
-        Source::Bundled => bundled::open(),
+        Source::Named(path) | Source::Setting(path, _) => Ok(Gguf::open(path)?),
+        Source::Bundled { .. } => bundled::open(),
     }
 }
 
@@ -72,9 +72,11 @@ pub fn sizes_by_type(gguf: &Gguf) -> Vec<TypeSize> {
 /// Says which model is used if nobody named one.
 pub fn announce(source: &Source) {
     match source {
-        Source::Named(_) => {}
-        Source::Setting(path) => log::note(&format!("the model is {} (FATHOM_MODEL)", path.display())),
-        Source::Bundled => log::note(
+        Source::Named(_) | Source::Bundled { named: true } => {}
+        Source::Setting(path, origin) => {
+            log::note(&format!("the model is {} ({origin})", path.display()));
+        }
+        Source::Bundled { named: false } => log::note(
             "no model is named: this is tiny-r1, a small model for demonstration that can do sums; \
              name another with -m FILE",
         ),
@@ -107,7 +109,7 @@ pub fn from_gguf(gguf: Gguf, source: &Source) -> Result<Loaded> {
 /// The name of the file, without its ending.
 fn name(gguf: &Gguf, source: &Source) -> String {
     match source {
-        Source::Bundled => bundled::NAME.into(),
+        Source::Bundled { .. } => bundled::NAME.into(),
         _ => gguf.path().file_stem().unwrap_or_default().to_string_lossy().into_owned(),
     }
 }
@@ -306,7 +308,7 @@ mod bundled {
 
     use crate::failure::Result;
 
-    pub const NAME: &str = "tiny-r1";
+    pub use crate::cli::lookup::BUNDLED as NAME;
 
     /// On a cache line, as tensors in a map are.
     #[repr(align(64))]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ggml_sys::GgmlType;
-use ggml_sys::gguf::Gguf;
+use ggml_sys::gguf::{Gguf, Metadata};
 use ggml_sys::graph::{BufId, Graph, Weights};
 
 use crate::arch::{ARCHITECTURES, Base, MlaForm, Network};
@@ -53,6 +53,19 @@ pub struct SamplingDefaults {
     pub top_p: Option<f32>,
     /// `general.sampling.min_p`.
     pub min_p: Option<f32>,
+}
+
+impl SamplingDefaults {
+    /// Reads them; a value that is no number of the right kind counts as absent.
+    pub fn of(md: &Metadata) -> Self {
+        let number = |key: &str| md.f32(key).ok().flatten().filter(|v| v.is_finite() && *v >= 0.0);
+        SamplingDefaults {
+            temperature: number("general.sampling.temp"),
+            top_k: md.usize("general.sampling.top_k").ok().flatten(),
+            top_p: number("general.sampling.top_p"),
+            min_p: number("general.sampling.min_p"),
+        }
+    }
 }
 
 impl Model {
@@ -123,16 +136,9 @@ impl Model {
         if all { GgmlType::F32 } else { GgmlType::F16 }
     }
 
-    /// What the file suggests for sampling; a value that is no number of the right kind counts as absent.
+    /// What the file suggests for sampling.
     pub fn sampling_defaults(&self) -> SamplingDefaults {
-        let md = self.gguf.metadata();
-        let number = |key: &str| md.f32(key).ok().flatten().filter(|v| v.is_finite() && *v >= 0.0);
-        SamplingDefaults {
-            temperature: number("general.sampling.temp"),
-            top_k: md.usize("general.sampling.top_k").ok().flatten(),
-            top_p: number("general.sampling.top_p"),
-            min_p: number("general.sampling.min_p"),
-        }
+        SamplingDefaults::of(self.gguf.metadata())
     }
 
     /// Records a step: embedding, layers, norm and head for the rows whose output is wanted.

@@ -1,9 +1,7 @@
 //! The line editor of a terminal: keys, history, and the user's own editor for longer texts.
 
-use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,8 +16,7 @@ use rustyline::{
 use super::complete::Completion;
 use super::lines::Input;
 use crate::failure::{Failure, Result};
-use crate::term::interrupt::Guard;
-use crate::term::log;
+use crate::term::{log, outside};
 
 /// Lines that the history keeps.
 const HISTORY: usize = 1000;
@@ -114,39 +111,9 @@ impl ConditionalEventHandler for Elsewhere {
 fn write_elsewhere(text: &str) -> Result<String> {
     let file = Draft::new(text)
         .map_err(|e| Failure::new(format!("cannot make a file to write in: {e}")).or_hint("check $TMPDIR"))?;
-    let name = ["VISUAL", "EDITOR"].iter().find_map(|n| std::env::var_os(n).filter(|v| !v.is_empty()));
-    let name = name.unwrap_or_else(|| if cfg!(windows) { "notepad" } else { "vi" }.into());
-    // Ctrl-C in there is not meant for us.
-    let guard = Guard::new();
-    let status = command(&name, &file.0).status();
-    drop(guard);
-    let failed = |why: String| {
-        Err(Failure::new(format!("the editor '{}' {why}", name.display())).or_hint("set $EDITOR to another"))
-    };
-    match status {
-        Ok(status) if status.success() => {}
-        Ok(status) => return failed(format!("ended with {status}")),
-        Err(e) => return failed(format!("cannot be started: {e}")),
-    }
+    outside::edit(&file.0)?;
     let text = crate::input::file(&file.0)?;
     Ok(text.trim_end_matches(['\n', '\r']).to_owned())
-}
-
-/// The editor on a file. Its name may hold options, as the shell reads them.
-#[cfg(unix)]
-fn command(name: &OsString, file: &Path) -> Command {
-    let mut command = Command::new("sh");
-    let mut script = name.clone();
-    script.push(" \"$1\"");
-    command.arg("-c").arg(script).arg("sh").arg(file);
-    command
-}
-
-#[cfg(not(unix))]
-fn command(name: &OsString, file: &Path) -> Command {
-    let mut command = Command::new(name);
-    command.arg(file);
-    command
 }
 
 /// A file that only its owner can read, and that goes with this value.

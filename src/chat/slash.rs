@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::cli::args::ThinkArg;
+use crate::cli::config::folder;
 use crate::cli::lookup::distance;
 use crate::cli::settings::SAMPLING_NAMES;
 use crate::failure::{Failure, Result};
@@ -187,12 +188,7 @@ fn path(typed: &str) -> PathBuf {
 
 /// A path with the home folder for a `~` that begins it.
 pub fn expand(path: &str) -> PathBuf {
-    let home = std::env::var_os(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(PathBuf::from);
-    match (path.strip_prefix('~'), home) {
-        (Some(""), Some(home)) => home,
-        (Some(rest), Some(home)) if rest.starts_with(std::path::is_separator) => home.join(&rest[1..]),
-        _ => path.into(),
-    }
+    folder::expand(path, folder::home(|name| std::env::var_os(name)).as_deref())
 }
 
 fn forget(rest: &str) -> Result<Slash> {

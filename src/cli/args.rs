@@ -20,8 +20,8 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Without a command, 'run' is meant: fathom -m model.gguf \"Why is the sky blue?\"
-'fathom help COMMAND' lists its options. They can also be set in the environment:
-FATHOM_THREADS=4 is --threads 4.";
+'fathom help COMMAND' lists its options. They can also be set in the environment
+(FATHOM_THREADS=4 is --threads 4) and in a file: 'fathom config' lists them.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -37,6 +37,9 @@ pub enum Command {
     /// Say what a model file is and the memory it takes
     #[command(after_long_help = examples::SHOW)]
     Show(ShowArgs),
+    /// List the models that are found, by name
+    #[command(visible_alias = "ls", after_long_help = examples::LIST)]
+    List(ListArgs),
     /// Print the tokens of a text
     #[command(override_usage = "fathom tokenize [OPTIONS] [MODEL] [TEXT]...", after_long_help = examples::TOKENIZE)]
     Tokenize(TokenizeArgs),
@@ -52,11 +55,22 @@ pub enum Command {
     /// Measure how fast prompts are read and answers written
     #[command(after_long_help = examples::BENCH)]
     Bench(Box<BenchArgs>),
-    /// Print completions for a shell
+    /// Say what is set, and by whom; change the file with settings
+    #[command(override_usage = "fathom config [OPTIONS]\n       fathom config path|edit|get|set|unset")]
+    #[command(after_long_help = examples::CONFIG)]
+    Config(Box<ConfigCommand>),
+    /// Print completions for a shell: commands, options, names of models and profiles
     #[command(after_long_help = examples::COMPLETIONS)]
     Completions {
         /// Shell to complete for
         shell: clap_complete::Shell,
+    },
+    /// Print what can stand in place of the last word, for the scripts of 'completions'
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words up to the cursor
+        #[arg(last = true)]
+        words: Vec<OsString>,
     },
     /// Print the manual as a man page
     #[command(after_long_help = examples::MAN)]
@@ -79,6 +93,15 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     #[arg(help = "When to use colors: auto, always, never")]
     pub color: ColorArg,
+    /// Take the settings of this profile in the file; 'none' takes none
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Settings")]
+    pub profile: Option<String>,
+    /// Read the settings in this file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Settings")]
+    pub config: Option<PathBuf>,
+    /// Read no file with settings
+    #[arg(long, global = true, help_heading = "Settings")]
+    pub no_config: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,11 +129,55 @@ pub struct RunArgs {
     pub display: DisplayArgs,
 }
 
+/// What `config` takes: every option that is a setting, to see what it would be.
+#[derive(Debug, Args)]
+pub struct ConfigCommand {
+    #[command(subcommand)]
+    pub action: Option<ConfigAction>,
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub generation: GenerationArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub display: DisplayArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Print the path of the file with settings
+    Path,
+    /// Open the file in $VISUAL or $EDITOR; a new one lists what can be set
+    Edit,
+    /// Print the value of a setting
+    Get {
+        /// Name of the setting: temp, model, default-profile, …
+        key: String,
+    },
+    /// Set a value in the file; with --profile in a profile
+    Set {
+        /// Name of the setting: temp, model, default-profile, …
+        key: String,
+        /// Value; several folders for models
+        #[arg(required = true, allow_negative_numbers = true)]
+        value: Vec<String>,
+    },
+    /// Take a setting out of the file; with --profile out of a profile
+    Unset {
+        /// Name of the setting
+        key: String,
+    },
+}
+
 /// Which model.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model: a GGUF file, or the name of one in $FATHOM_MODELS
+    /// Model: a GGUF file, or a name that 'fathom list' has
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<OsString>,
 }
@@ -213,7 +280,7 @@ pub struct GenerationArgs {
 #[command(next_help_heading = "Computation")]
 pub struct EngineArgs {
     /// Tokens of context; 0 is all that the model allows [default: what fits]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", alias = "ctx")]
     pub ctx_size: Option<usize>,
     /// Threads [default: one per core]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
@@ -377,6 +444,19 @@ pub struct ShowArgs {
     /// List the devices that models can run on, and nothing else
     #[arg(long, help_heading = "Output")]
     pub devices: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only names that hold this text
+    #[arg(value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// Print the names alone, one a line; nothing is opened
+    #[arg(long, help_heading = "Output", conflicts_with = "json")]
+    pub names: bool,
 }
 
 /// A text to compute something of, and nothing to generate.

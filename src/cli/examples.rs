@@ -10,7 +10,8 @@ Examples:
   fathom show model.gguf
 
 Without a command, 'run' is meant; 'fathom help COMMAND' has its options and examples. Options
-can also be set in the environment: FATHOM_THREADS=4 is --threads 4.";
+can also be set in the environment (FATHOM_THREADS=4 is --threads 4) and in a file with
+profiles: 'fathom config' lists them.";
 
 pub const RUN: &str = "\
 Examples:
@@ -49,6 +50,31 @@ Examples:
   fathom show model.gguf -c 2048 -ctk q8_0 -ctv q8_0       # the memory with such a context
   fathom show --json --tensors model.gguf > model.json";
 
+pub const LIST: &str = "\
+Examples:
+  fathom list
+  fathom list r1                                           # those with that in the name
+  FATHOM_MODELS=. fathom list --json > models.json
+
+Looked for are GGUF files in the folders of FATHOM_MODELS or the setting 'models', in
+Hugging Face's cache and in ollama's store. Each can be named as it is listed: -m NAME.";
+
+pub const CONFIG: &str = "\
+Examples:
+  fathom config                                            # every setting, and who sets it
+  fathom config --temp 0.3 -m model.gguf                   # the same with these options
+  fathom config path
+  fathom config set threads 4
+  fathom config set --profile coder temp 0.5
+  fathom config set --profile coder system-prompt \"You are a careful programmer.\"
+  fathom --profile coder \"What is 2 + 2?\"
+  fathom config set default-profile coder
+  fathom config get temp
+  fathom config unset threads
+
+'fathom config edit' opens the file in $VISUAL or $EDITOR; a new one lists all that can be set.
+An option counts before the environment, that before the profile, that before the rest.";
+
 pub const TOKENIZE: &str = "\
 Examples:
   fathom tokenize -m model.gguf \"Hello, world\"
@@ -79,8 +105,11 @@ Examples:
 
 pub const COMPLETIONS: &str = "\
 Examples:
-  fathom completions bash > fathom.bash                    # then: source fathom.bash
-  fathom completions fish > fathom.fish                    # into ~/.config/fish/completions";
+  fathom completions bash > fathom.bash                    # then in ~/.bashrc: source fathom.bash
+  fathom completions zsh > _fathom                         # into a folder of $fpath
+  fathom completions fish > fathom.fish                    # into ~/.config/fish/completions
+
+Those for bash, zsh and fish also complete names of models and profiles.";
 
 pub const MAN: &str = "\
 Examples:

@@ -1,7 +1,8 @@
 //! From what was typed to what is meant: raw arguments, then validated settings.
 
 pub mod args;
-pub mod environment;
+pub mod complete;
+pub mod config;
 pub mod examples;
 pub mod lookup;
 pub mod parse;

@@ -2,71 +2,105 @@
 
 use std::ffi::OsString;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use super::args::Cli;
-use super::{environment, rewrite};
+use super::args::{Cli, GlobalArgs};
+use super::config::table::{self, Table};
+use super::config::{self, Config, Sources};
+use super::lookup::Lookup;
+use super::rewrite;
 use crate::failure::{Failure, Result};
 
 /// What the arguments ask for.
 #[derive(Debug)]
 pub enum Parsed {
     /// To do something.
-    Run(Box<Cli>),
+    Run(Box<Asked>),
     /// To print the help or the version.
     Print(String),
 }
 
-/// Parses the arguments, without the program's name, and the environment.
+/// A command with all its settings.
+#[derive(Debug)]
+pub struct Asked {
+    pub cli: Cli,
+    /// What is set, and by whom.
+    pub config: Config,
+    /// Where models are looked for.
+    pub lookup: Lookup,
+}
+
+/// Commands that work whatever the settings' file says: those that print about fathom itself, and those of `config` that
+/// mend the file.
+const WITHOUT_FILE: [&str; 6] = ["completions", "man", "path", "edit", "set", "unset"];
+
+/// The command that shells ask.
+const COMPLETE: &str = "__complete";
+
+/// The definitions of all commands and options.
+pub fn definition() -> clap::Command {
+    table::with_opposites(Cli::command())
+}
+
+/// Parses the arguments, without the program's name; the rest is set by the environment and the settings' file.
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Parsed> {
-    let definition = Cli::command();
-    let commands: Vec<&str> = definition.get_subcommands().map(|c| c.get_name()).collect();
-    let mut args = rewrite::rewrite(args, &commands)?;
-    let matches = match matches(&args) {
+    let definition = definition();
+    let commands: Vec<&str> =
+        definition.get_subcommands().flat_map(|c| c.get_name_and_visible_aliases()).collect();
+    let rewritten = rewrite::rewrite(args, &commands)?;
+    let mut args = rewritten.args;
+    let mut matches = match matches(definition.clone(), &args) {
         Ok(matches) => matches,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return Ok(Parsed::Print(e.render().to_string()));
         }
         Err(e) => return Err(failure(&e, &args)),
     };
-    let matches = match matches.subcommand() {
-        Some((name, given)) => {
-            let additions = environment::additions(given, env)?;
-            if additions.is_empty() {
-                matches
-            } else {
-                let at = args.iter().position(|a| a == name).map_or(0, |i| i + 1);
+    let mut config = Config::default();
+    if let Some((command, given)) = matches.subcommand() {
+        let global = GlobalArgs::from_arg_matches(&matches).map_err(|e| failure(&e, &args))?;
+        let sources = Sources { command, given, env: &env, global: &global };
+        let action = given.subcommand_name();
+        if WITHOUT_FILE.contains(&action.unwrap_or(command)) {
+            config.path = config::path(&global, &env).map(|(path, _)| path);
+        } else {
+            let table = Table::new();
+            config = match Config::new(&table, &sources) {
+                // Nobody would see at the tab key what is wrong.
+                Err(_) if command == COMPLETE => Config::default(),
+                config => config?,
+            };
+            let additions = config.additions(&table, &sources);
+            if action.is_none() && !additions.is_empty() {
+                let at = rewritten.command.map_or(0, |i| i + 1);
                 args.splice(at..at, additions);
-                self::matches(&args).map_err(|e| from_environment(&e, &args))?
+                matches = self::matches(definition, &args).map_err(|e| added(&e, &args))?;
             }
         }
-        None => matches,
-    };
-    Cli::from_arg_matches(&matches).map(|cli| Parsed::Run(Box::new(cli))).map_err(|e| failure(&e, &args))
+    }
+    let cli = Cli::from_arg_matches(&matches).map_err(|e| failure(&e, &args))?;
+    let lookup = Lookup::new(&env, &config);
+    Ok(Parsed::Run(Box::new(Asked { cli, config, lookup })))
 }
 
-fn matches(args: &[OsString]) -> clap::error::Result<ArgMatches> {
+fn matches(definition: clap::Command, args: &[OsString]) -> clap::error::Result<ArgMatches> {
     let name = OsString::from("fathom");
-    Cli::command().try_get_matches_from(std::iter::once(&name).chain(args))
+    definition.try_get_matches_from(std::iter::once(&name).chain(args))
 }
 
-/// An error in what the environment added: the rest was parsed without one before.
-fn from_environment(error: &clap::Error, args: &[OsString]) -> Failure {
-    let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else {
-        return failure(error, args);
-    };
-    let long = arg.split([' ', '=']).next().unwrap_or_default();
-    let variable = environment::variable(long.trim_start_matches('-'));
-    Failure::usage(one_line(error).0, format!("it comes from the environment variable {variable}"))
+/// An error in what was added, each value of which is right by itself: this command takes another kind of them.
+fn added(error: &clap::Error, args: &[OsString]) -> Failure {
+    let failure = failure(error, args);
+    Failure::usage(failure.message().unwrap_or_default(), "it is a setting: 'fathom config' says whose")
 }
 
 fn failure(error: &clap::Error, args: &[OsString]) -> Failure {
     let (what, tip) = one_line(error);
-    let definition = Cli::command();
+    let definition = definition();
     // The first one: values of options before the command are no names of commands.
     let command = args.iter().find_map(|arg| definition.find_subcommand(arg));
     let help = match command {
@@ -94,6 +128,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Command, RunArgs};
 
+    /// In an environment without a home, and so without a file.
     fn parse_in(args: &[&str], env: &[(&str, &str)]) -> Result<Parsed> {
         parse(args.iter().map(OsString::from), |name| {
             env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into())
@@ -101,10 +136,10 @@ mod tests {
     }
 
     fn run(args: &[&str], env: &[(&str, &str)]) -> RunArgs {
-        let Parsed::Run(cli) = parse_in(args, env).unwrap() else {
+        let Parsed::Run(asked) = parse_in(args, env).unwrap() else {
             panic!("{args:?} prints");
         };
-        match cli.command {
+        match asked.cli.command {
             Command::Run(run) => *run,
             other => panic!("{other:?}"),
         }
@@ -112,7 +147,7 @@ mod tests {
 
     #[test]
     fn definitions_are_consistent() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
@@ -147,8 +182,12 @@ mod tests {
     #[test]
     fn a_wrong_value_in_the_environment_is_blamed_on_it() {
         let failure = parse_in(&["hi"], &[("FATHOM_TEMP", "warm")]).unwrap_err();
-        assert!(failure.message().unwrap().contains("'warm'"), "{failure:?}");
-        assert!(failure.hint().unwrap().contains("FATHOM_TEMP"), "{failure:?}");
+        assert_eq!(failure.message(), Some("FATHOM_TEMP is 'warm'"));
+        let failure = parse_in(&["hi"], &[("FATHOM_TEMP", "200")]).unwrap_err();
+        assert_eq!(
+            (failure.message(), failure.hint()),
+            (Some("FATHOM_TEMP is '200'"), Some("it can be 0 to 100"))
+        );
         assert!(parse_in(&["hi"], &[("FATHOM_IGNORE_EOS", "perhaps")]).is_err());
     }
 

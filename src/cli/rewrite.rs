@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use crate::failure::{Failure, Result};
 
 /// The forms of llama.cpp and what they are called here.
-const LONG_NAMES: &[(&str, &str)] = &[
+pub const LONG_NAMES: &[(&str, &str)] = &[
     ("-ngl", "--gpu-layers"),
     ("-cmoe", "--cpu-moe"),
     ("-ncmoe", "--n-cpu-moe"),
@@ -28,11 +28,22 @@ const FREE_TEXT: &[&str] =
     &["-p", "--prompt", "--system-prompt", "--system", "--stop", "-r", "--reverse-prompt"];
 
 /// Options that may stand before the name of a command.
-const BEFORE_COMMAND: &[&str] = &["-v", "-vv", "-vvv", "--verbose", "-q", "--quiet"];
+const BEFORE_COMMAND: &[&str] =
+    &["-v", "-vv", "-vvv", "--verbose", "-q", "--quiet", "--no-quiet", "--no-config"];
+
+/// Those of them that take a value.
+const BEFORE_COMMAND_WITH_VALUE: &[&str] = &["--color", "--profile", "--config"];
+
+/// Arguments, and which of them is the command; without one, it is asked for what stands above all commands.
+#[derive(Debug)]
+pub struct Rewritten {
+    pub args: Vec<OsString>,
+    pub command: Option<usize>,
+}
 
 /// Rewrites `args` (without the program's name). `commands` are the names of the commands; without
 /// one of them `run` is meant.
-pub fn rewrite(args: impl IntoIterator<Item = OsString>, commands: &[&str]) -> Result<Vec<OsString>> {
+pub fn rewrite(args: impl IntoIterator<Item = OsString>, commands: &[&str]) -> Result<Rewritten> {
     let mut out = Vec::new();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
@@ -51,10 +62,18 @@ pub fn rewrite(args: impl IntoIterator<Item = OsString>, commands: &[&str]) -> R
             out.extend(args.next());
         }
     }
-    if !names_command(&out, commands) {
-        out.insert(0, "run".into());
-    }
-    Ok(out)
+    Ok(match first_word(&out) {
+        Some(at) if commands.iter().any(|name| out[at] == *name) => {
+            Rewritten { args: out, command: Some(at) }
+        }
+        Some(at) if ["-h", "--help", "-V", "--version", "help"].iter().any(|name| out[at] == *name) => {
+            Rewritten { args: out, command: None }
+        }
+        _ => {
+            out.insert(0, "run".into());
+            Rewritten { args: out, command: Some(0) }
+        }
+    })
 }
 
 /// The long name for a form of llama.cpp; `None` for everything that clap understands.
@@ -86,23 +105,27 @@ fn long_name(arg: &str) -> Result<Option<&'static str>> {
     ))
 }
 
-/// Whether the arguments name a command, or ask for what stands above all commands.
-fn names_command(args: &[OsString], commands: &[&str]) -> bool {
-    let mut args = args.iter().map(OsString::as_os_str);
-    while let Some(arg) = args.next() {
-        if arg == "--color" {
-            args.next();
-        } else if !is_before_command(arg) {
-            let above = ["-h", "--help", "-V", "--version", "help"];
-            return commands.iter().chain(&above).any(|name| arg == *name);
+/// Where the first argument stands that may be the name of a command, or ask for what stands above all commands.
+fn first_word(args: &[OsString]) -> Option<usize> {
+    let mut at = 0;
+    while at < args.len() {
+        if BEFORE_COMMAND_WITH_VALUE.iter().any(|name| args[at] == *name) {
+            at += 2;
+        } else if is_before_command(&args[at]) {
+            at += 1;
+        } else {
+            return Some(at);
         }
     }
-    false
+    None
 }
 
 fn is_before_command(arg: &OsStr) -> bool {
-    BEFORE_COMMAND.iter().any(|name| arg == *name)
-        || arg.to_str().is_some_and(|arg| arg.starts_with("--color="))
+    let with_value = |arg: &str| {
+        let name = arg.split_once('=').map_or("", |(name, _)| name);
+        BEFORE_COMMAND_WITH_VALUE.contains(&name)
+    };
+    BEFORE_COMMAND.iter().any(|name| arg == *name) || arg.to_str().is_some_and(with_value)
 }
 
 #[cfg(test)]
@@ -111,8 +134,8 @@ mod tests {
 
     fn rewritten(args: &[&str]) -> Vec<String> {
         let args = args.iter().map(OsString::from);
-        let args = rewrite(args, &["run", "show"]).unwrap();
-        args.into_iter().map(|a| a.into_string().unwrap()).collect()
+        let rewritten = rewrite(args, &["run", "show"]).unwrap();
+        rewritten.args.into_iter().map(|a| a.into_string().unwrap()).collect()
     }
 
     #[test]
@@ -130,6 +153,8 @@ mod tests {
         assert_eq!(rewritten(&["show", "x"]), ["show", "x"]);
         assert_eq!(rewritten(&["-q", "--color", "never", "show"]), ["-q", "--color", "never", "show"]);
         assert_eq!(rewritten(&["--color=never", "-vv", "x"])[0], "run");
+        assert_eq!(rewritten(&["--profile", "show", "show"]), ["--profile", "show", "show"]);
+        assert_eq!(rewritten(&["--profile", "show"]), ["run", "--profile", "show"]);
         assert_eq!(rewritten(&["--help"]), ["--help"]);
         assert_eq!(rewritten(&["-V"]), ["-V"]);
         // A prompt that begins like a command needs -m, -p or the command before it.

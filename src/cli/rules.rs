@@ -62,7 +62,7 @@ impl Form {
 }
 
 /// Whether the value is the text itself and not the name of a file: a schema begins with a brace, a grammar has a rule.
-fn is_text(value: &str, schema: bool) -> bool {
+pub fn is_text(value: &str, schema: bool) -> bool {
     let start = value.trim_start();
     match schema {
         true => start.is_empty() || start.starts_with('{') || matches!(start.trim_end(), "true" | "false"),

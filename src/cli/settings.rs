@@ -8,6 +8,7 @@ use ggml_sys::GgmlType;
 use ggml_sys::cpu::CACHE_TYPES;
 
 use super::args::{EngineArgs, GenerationArgs, MlaArg, ModelArgs};
+use super::config::Origin;
 use super::lookup::{self, Lookup};
 use super::rules::Form;
 use crate::devices::DeviceSettings;
@@ -15,8 +16,6 @@ use crate::failure::{Failure, Result};
 use crate::loading::Loading;
 use crate::term::log;
 
-/// The variable that names the model to use where none is named.
-const MODEL_VARIABLE: &str = "FATHOM_MODEL";
 /// Rows computed at once where nothing else is said.
 const DEFAULT_BATCH: usize = 512;
 
@@ -25,10 +24,13 @@ const DEFAULT_BATCH: usize = 512;
 pub enum Source {
     /// A file that the command line names.
     Named(PathBuf),
-    /// A file that the setting `model` names.
-    Setting(PathBuf),
+    /// A file that the setting `model` names, and who set it.
+    Setting(PathBuf, Origin),
     /// The one in the binary.
-    Bundled,
+    Bundled {
+        /// Somebody has named it.
+        named: bool,
+    },
 }
 
 /// A model, and the words on the command line that are no model.
@@ -42,23 +44,18 @@ pub struct Choice {
 
 /// Splits the words of the command line into model and text: with `-m`, all are text; without, the
 /// first is the model if there is one of that name.
-pub fn choose(
-    model: &ModelArgs,
-    words: &[OsString],
-    env: impl Fn(&str) -> Option<OsString>,
-) -> Result<Choice> {
-    let lookup = Lookup::new(env(lookup::FOLDERS).as_deref());
+pub fn choose(model: &ModelArgs, words: &[OsString], lookup: &Lookup) -> Result<Choice> {
     let mut words = words.iter().peekable();
     let source = match &model.model {
-        Some(name) => Source::Named(lookup.model(name)?),
+        Some(name) => lookup.source(name)?,
         None => {
             let first = words.peek().filter(|w| **w != "-");
             match first.map(|w| lookup.first_word(w)).transpose()?.flatten() {
-                Some(path) => {
+                Some(source) => {
                     words.next();
-                    Source::Named(path)
+                    source
                 }
-                None => unnamed(&lookup, env(MODEL_VARIABLE).as_deref())?,
+                None => lookup.default_model()?,
             }
         }
     };
@@ -71,30 +68,15 @@ pub fn choose(
 }
 
 /// The model where a command takes nothing but one.
-pub fn choose_only(
-    model: &ModelArgs,
-    name: Option<&OsStr>,
-    env: impl Fn(&str) -> Option<OsString>,
-) -> Result<Source> {
-    let lookup = Lookup::new(env(lookup::FOLDERS).as_deref());
+pub fn choose_only(model: &ModelArgs, name: Option<&OsStr>, lookup: &Lookup) -> Result<Source> {
     match (&model.model, name) {
         (Some(_), Some(name)) => Err(Failure::usage(
             format!("'{}' is one model and -m another", name.display()),
             "name one of them",
         )),
-        (Some(name), None) => lookup.model(name).map(Source::Named),
-        (None, Some(name)) => lookup.model(name).map(Source::Named),
-        (None, None) => unnamed(&lookup, env(MODEL_VARIABLE).as_deref()),
-    }
-}
-
-fn unnamed(lookup: &Lookup, setting: Option<&OsStr>) -> Result<Source> {
-    match setting.filter(|name| !name.is_empty()) {
-        Some(name) => {
-            let path = lookup.model(name);
-            path.map(Source::Setting).map_err(|e| e.or_hint(format!("it comes from {MODEL_VARIABLE}")))
-        }
-        None => Ok(Source::Bundled),
+        (Some(name), None) => lookup.source(name),
+        (None, Some(name)) => lookup.source(name),
+        (None, None) => lookup.default_model(),
     }
 }
 
@@ -356,10 +338,13 @@ fn stop_texts(texts: &[String]) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn choice(model: Option<&str>, words: &[&str], env: &[(&str, &OsStr)]) -> Result<Choice> {
+    fn choice(model: Option<&str>, words: &[&str], setting: Option<&OsStr>) -> Result<Choice> {
         let args = ModelArgs { model: model.map(OsString::from) };
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        choose(&args, &words, |name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+        let unnamed = setting.map(|name| (name.to_owned(), Origin::Variable("FATHOM_MODEL".into())));
+        let mut lookup = Lookup::default();
+        lookup.unnamed = unnamed;
+        choose(&args, &words, &lookup)
     }
 
     #[test]
@@ -368,15 +353,15 @@ mod tests {
         let model = dir.path().join("x.gguf");
         std::fs::write(&model, "GGUF").unwrap();
         let path = model.to_str().unwrap();
-        let c = choice(Some(path), &[path, "hi"], &[]).unwrap();
+        let c = choice(Some(path), &[path, "hi"], None).unwrap();
         assert_eq!(c.source, Source::Named(model.clone()));
         assert_eq!(c.words, [path, "hi"]);
-        let c = choice(None, &[path, "hi", "-"], &[]).unwrap();
+        let c = choice(None, &[path, "hi", "-"], None).unwrap();
         assert_eq!((c.source, c.words), (Source::Named(model.clone()), vec!["hi".to_owned()]));
         assert!(c.stdin);
-        let c = choice(None, &["hi"], &[(MODEL_VARIABLE, model.as_os_str())]).unwrap();
-        assert_eq!(c.source, Source::Setting(model));
-        assert_eq!(choice(None, &["hi"], &[]).unwrap().source, Source::Bundled);
+        let c = choice(None, &["hi"], Some(model.as_os_str())).unwrap();
+        assert_eq!(c.source, Source::Setting(model, Origin::Variable("FATHOM_MODEL".into())));
+        assert_eq!(choice(None, &["hi"], None).unwrap().source, Source::Bundled { named: false });
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::logits::Material;
 use super::perplexity::{WINDOW, Window, windows_of};
 use crate::cli::args::ImatrixArgs;
+use crate::cli::lookup::Lookup;
 use crate::cli::settings::{Context, EngineSettings};
 use crate::failure::{Failure, Outcome, Result};
 use crate::size::Count;
@@ -25,7 +26,7 @@ use crate::{model, streams};
 ///
 /// # Errors
 /// If the model, the text or the other matrices cannot be used, or the file not be written.
-pub fn imatrix(args: &ImatrixArgs, quiet: bool) -> Result<Outcome> {
+pub fn imatrix(args: &ImatrixArgs, lookup: &Lookup, quiet: bool) -> Result<Outcome> {
     let mut others = Vec::new();
     for path in &args.in_file {
         others.push((path, ImportanceMatrix::open(path)?));
@@ -34,7 +35,7 @@ pub fn imatrix(args: &ImatrixArgs, quiet: bool) -> Result<Outcome> {
     let inputs = args.in_file.iter().map(|p| &**p);
     let output = quantize::Output::create(&args.output, inputs, args.force)?;
     let (mut matrix, outcome) = if others.is_empty() || is_text_given(args) {
-        learn(args, quiet)?
+        learn(args, lookup, quiet)?
     } else {
         let (_, first) = others.remove(0);
         (first, Outcome::Done)
@@ -60,9 +61,9 @@ fn is_text_given(args: &ImatrixArgs) -> bool {
 }
 
 /// What a model makes of a text. After Ctrl-C, of the chunks that were complete.
-fn learn(args: &ImatrixArgs, quiet: bool) -> Result<(ImportanceMatrix, Outcome)> {
+fn learn(args: &ImatrixArgs, lookup: &Lookup, quiet: bool) -> Result<(ImportanceMatrix, Outcome)> {
     let settings = EngineSettings::new(&args.engine)?;
-    let (source, material) = Material::read(&args.text, args.tokens.as_deref())?;
+    let (source, material) = Material::read(&args.text, args.tokens.as_deref(), lookup)?;
     model::announce(&source);
     let loaded = model::load(&source, settings.loading, quiet)?;
     let n_vocab = loaded.model.base().n_vocab;

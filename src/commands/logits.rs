@@ -8,6 +8,7 @@ use models::Want;
 use models::tokenizer::{Encode, TokenId, Tokenizer};
 
 use crate::cli::args::{LogitsArgs, TextArgs};
+use crate::cli::lookup::Lookup;
 use crate::cli::settings::{self, Context, EngineSettings, Source};
 use crate::failure::{Failure, Outcome, Result};
 use crate::term::interrupt::Guard;
@@ -25,12 +26,12 @@ impl Material {
     ///
     /// # Errors
     /// If there is none, or both kinds.
-    pub fn read(text: &TextArgs, tokens: Option<&Path>) -> Result<(Source, Material)> {
+    pub fn read(text: &TextArgs, tokens: Option<&Path>, lookup: &Lookup) -> Result<(Source, Material)> {
         let Some(path) = tokens else {
-            let (source, text) = super::text(text)?;
+            let (source, text) = super::text(text, lookup)?;
             return Ok((source, Material::Text(text)));
         };
-        let choice = settings::choose(&text.model, &text.words, super::env)?;
+        let choice = settings::choose(&text.model, &text.words, lookup)?;
         if !choice.words.is_empty() || choice.stdin || text.file.is_some() {
             return Err(Failure::usage("there are a text and --tokens", "leave one of them out"));
         }
@@ -58,12 +59,12 @@ impl Material {
 ///
 /// # Errors
 /// If the model or the text cannot be used, or the file not be written.
-pub fn logits(args: &LogitsArgs, quiet: bool) -> Result<Outcome> {
+pub fn logits(args: &LogitsArgs, lookup: &Lookup, quiet: bool) -> Result<Outcome> {
     let settings = EngineSettings::new(&args.engine)?;
     if args.last == Some(0) {
         return Err(Failure::usage("--last is 0", "it is at least 1"));
     }
-    let (source, material) = Material::read(&args.text, args.tokens.as_deref())?;
+    let (source, material) = Material::read(&args.text, args.tokens.as_deref(), lookup)?;
     model::announce(&source);
     let loaded = model::load(&source, settings.loading, quiet)?;
     let n_vocab = loaded.model.base().n_vocab;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::logits::Material;
 use super::statistics;
 use crate::cli::args::{PerplexityArgs, ScoreArg};
-use crate::cli::lookup::{self, Lookup};
+use crate::cli::lookup::Lookup;
 use crate::cli::settings::{Context, EngineSettings, Source};
 use crate::failure::{Failure, Outcome, Result};
 use crate::model::{self, Loaded};
@@ -38,13 +38,13 @@ pub(super) struct Window {
 ///
 /// # Errors
 /// If the models or the text cannot be used.
-pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Result<Outcome> {
+pub fn perplexity(args: &PerplexityArgs, lookup: &Lookup, quiet: bool) -> Result<Outcome> {
     let settings = EngineSettings::new(&args.engine)?;
     let base = match &args.kl_base {
-        Some(name) => Some(Lookup::new(super::env(lookup::FOLDERS).as_deref()).model(name)?),
+        Some(name) => Some(lookup.model(name)?),
         None => None,
     };
-    let (source, material) = Material::read(&args.text, args.tokens.as_deref())?;
+    let (source, material) = Material::read(&args.text, args.tokens.as_deref(), lookup)?;
     model::announce(&source);
     let loaded = model::load(&source, settings.loading, quiet)?;
     let base = base.map(|path| model::load(&Source::Named(path), settings.loading, quiet)).transpose()?;

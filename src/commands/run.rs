@@ -6,9 +6,9 @@ use models::tokenizer::Encode;
 
 use super::answer::{self, Prepared, Settings};
 use super::chat::Chat;
-use super::env;
 use super::task::{Prompt, Task};
 use crate::cli::args::RunArgs;
+use crate::cli::lookup::Lookup;
 use crate::cli::settings::{self, EngineSettings, GenerationSettings};
 use crate::failure::{Failure, Outcome, Result};
 use crate::model::{self, Loaded};
@@ -19,10 +19,10 @@ use crate::term::color::Colors;
 ///
 /// # Errors
 /// Whatever kept it from answering.
-pub fn run(args: RunArgs, chat: bool, colors: Colors, quiet: bool) -> Result<Outcome> {
+pub fn run(args: RunArgs, chat: bool, lookup: &Lookup, colors: Colors, quiet: bool) -> Result<Outcome> {
     let (generation, engine) =
         (GenerationSettings::new(&args.generation)?, EngineSettings::new(&args.engine)?);
-    let choice = settings::choose(&args.model, &args.words, env)?;
+    let choice = settings::choose(&args.model, &args.words, lookup)?;
     let task = Task::new(&args, &choice, chat)?;
     let mut settings = Settings { generation, engine, display: args.display, colors, quiet, grammar: None };
     model::announce(&choice.source);

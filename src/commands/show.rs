@@ -10,6 +10,7 @@ use models::tokenizer::Tokenizer;
 use serde::Serialize;
 
 use crate::cli::args::ShowArgs;
+use crate::cli::lookup::Lookup;
 use crate::cli::settings::{self, Context, EngineSettings};
 use crate::failure::{Failure, Outcome, Result};
 use crate::size::{Amount, Bytes, Count};
@@ -99,7 +100,7 @@ struct TensorInfo<'a> {
 /// # Errors
 /// If it is no GGUF file, and, after what is known has been printed, if it has weights or a vocabulary
 /// that cannot be used.
-pub fn show(args: &ShowArgs, colors: Colors) -> Result<Outcome> {
+pub fn show(args: &ShowArgs, lookup: &Lookup, colors: Colors) -> Result<Outcome> {
     use std::io::Write as _;
     if args.devices {
         let text = devices::list(args.json)?;
@@ -108,7 +109,7 @@ pub fn show(args: &ShowArgs, colors: Colors) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     let settings = EngineSettings::new(&args.engine)?;
-    let source = settings::choose_only(&args.model, args.name.as_deref(), super::env)?;
+    let source = settings::choose_only(&args.model, args.name.as_deref(), lookup)?;
     model::announce(&source);
     let gguf = model::open(&source)?;
     let loaded = model::from_gguf(gguf.clone(), &source);

@@ -6,6 +6,7 @@ use models::tokenizer::{Encode, Tokenizer};
 use serde::Serialize;
 
 use crate::cli::args::TokenizeArgs;
+use crate::cli::lookup::Lookup;
 use crate::failure::{Outcome, Result};
 use crate::{model, streams};
 
@@ -33,8 +34,8 @@ impl<'a> Piece<'a> {
 ///
 /// # Errors
 /// If the text cannot be read or the tokenizer is of an unknown kind.
-pub fn tokenize(args: &TokenizeArgs) -> Result<Outcome> {
-    let (source, text) = super::text(&args.text)?;
+pub fn tokenize(args: &TokenizeArgs, lookup: &Lookup) -> Result<Outcome> {
+    let (source, text) = super::text(&args.text, lookup)?;
     model::announce(&source);
     let tokenizer = Tokenizer::from_gguf(model::open(&source)?.metadata())?;
     let how = Encode { add_special: args.add_special, parse_special: args.text.parse_special };

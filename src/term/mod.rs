@@ -3,4 +3,5 @@
 pub mod color;
 pub mod interrupt;
 pub mod log;
+pub mod outside;
 pub mod progress;

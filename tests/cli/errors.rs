@@ -34,7 +34,7 @@ fn mistakes_on_the_command_line() {
         (&["logits", "hi"], "--output"),
         (&["logits", "-o", "x", "--last", "0", "hi"], "--last"),
         (&["tokenize", "-f", "a", "b"], "several texts"),
-        (&["quantize", "Q8_0"], "WORDS"),
+        (&["quantize", "Q8_0"], "IN [OUT] TYPE"),
         (&["quantize", "a.gguf", "Q9_9"], "Q9_9"),
         (&["quantize", "--tensor-type", "attn", "a.gguf", "Q8_0"], "attn"),
         (&["bench", "--shape", "gpt-5"], "gpt-5"),

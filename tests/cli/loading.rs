@@ -38,7 +38,14 @@ fn a_refused_lock_is_a_warning_with_the_limit() {
         env!("CARGO_BIN_EXE_fathom"),
         model()
     );
-    let ran = Ran::new(std::process::Command::new("sh").args(["-c", &command]).output().unwrap()).done();
+    let ran = Ran::new(
+        std::process::Command::new("sh")
+            .env("FATHOM_NO_CONFIG", "1")
+            .args(["-c", &command])
+            .output()
+            .unwrap(),
+    )
+    .done();
     let warnings: Vec<&str> = ran.stderr.lines().filter(|l| l.starts_with("warning: ")).collect();
     match warnings[..] {
         [] => assert!(may_lock(), "64 KiB cannot hold the model"),

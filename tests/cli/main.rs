@@ -2,13 +2,16 @@
 
 mod bench;
 mod commands;
+mod completion;
 mod devices;
 mod errors;
 mod forms;
 mod loading;
+mod models;
 mod modes;
 mod quantize;
 mod saved;
+mod settings;
 mod snapshots;
 mod streams;
 #[cfg(unix)]
@@ -27,8 +30,12 @@ fn fathom() -> std::process::Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
         command.env_remove(name);
     }
-    for name in ["NO_COLOR", "CLICOLOR_FORCE"] {
+    for name in ["NO_COLOR", "CLICOLOR_FORCE", "HF_HOME", "HUGGINGFACE_HUB_CACHE"] {
         command.env_remove(name);
+    }
+    command.env("FATHOM_NO_CONFIG", "1");
+    for name in ["XDG_CONFIG_HOME", "HF_HUB_CACHE", "OLLAMA_MODELS"] {
+        command.env(name, "/nonexistent");
     }
     if !cfg!(feature = "bundled") {
         command.env("FATHOM_MODEL", model());

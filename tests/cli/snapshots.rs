@@ -8,16 +8,18 @@ use insta::assert_snapshot;
 
 use super::{Ran, fathom, model, run, write};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "chat",
     "quantize",
     "show",
+    "list",
     "tokenize",
     "logits",
     "perplexity",
     "imatrix",
     "bench",
+    "config",
     "completions",
     "man",
 ];
@@ -68,6 +70,7 @@ fn refused(all: &mut String, dir: &Path, args: &[&str]) {
 #[test]
 fn every_wrong_usage_is_told_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "broken.toml", "temp = 0.6\n[profile.coder]\ntopp = 1\n");
     let mut all = String::new();
     for args in [
         &["run", "--tempp", "1", "hi"][..],
@@ -129,6 +132,15 @@ fn every_wrong_usage_is_told_as_it_was() {
         &["bench", "--shape", "llama-8b", "--mix", "q1"],
         &["bench", "-p", "0", "-n", "0"],
         &["bench", "-p", "1,x"],
+        &["list", "--json", "--names"],
+        &["config", "set", "tmep", "1", "--config", "new.toml"],
+        &["config", "set", "temp", "200", "--config", "new.toml"],
+        &["config", "get", "nothing"],
+        &["config", "sett", "temp", "1"],
+        &["config", "path"],
+        &["--profile", "coder", "hi"],
+        &["--config", "nowhere.toml", "hi"],
+        &["--config", "broken.toml", "hi"],
         &["completions"],
         &["completions", "cobol"],
         &["man", "nothing"],
@@ -224,12 +236,13 @@ fn every_example_of_the_help_works() {
     for command in COMMANDS {
         for example in examples(command) {
             let mut shell = std::process::Command::new("sh");
-            let vars = fathom()
-                .get_envs()
-                .filter(|(_, v)| v.is_none())
-                .map(|(n, _)| n.to_owned())
-                .collect::<Vec<_>>();
-            vars.iter().for_each(|name| _ = shell.env_remove(name));
+            for (name, value) in fathom().get_envs() {
+                match value {
+                    Some(value) => shell.env(name, value),
+                    None => shell.env_remove(name),
+                };
+            }
+            shell.env_remove("FATHOM_NO_CONFIG").env("XDG_CONFIG_HOME", dir.path());
             shell.env("PATH", path.as_ref().unwrap()).env("FATHOM_SEED", "1").current_dir(dir.path());
             let output = shell.arg("-c").arg(&example).stdin(std::process::Stdio::null()).output().unwrap();
             let error = String::from_utf8_lossy(&output.stderr);

@@ -19,6 +19,7 @@ use models::shapes::{Blueprint, Mix, ModelShape};
 use models::{EngineOptions, MlaForm, Model, Session, Want};
 
 use crate::cli::args::BenchArgs;
+use crate::cli::lookup::Lookup;
 use crate::failure::{Failure, Outcome, Result};
 use crate::loading::{Loading, with_progress};
 use crate::size::Bytes;
@@ -37,8 +38,8 @@ const WIDTH: usize = 24;
 ///
 /// # Errors
 /// If the model cannot be used or what is asked for does not fit into memory.
-pub fn bench(args: &BenchArgs, quiet: bool) -> Result<Outcome> {
-    let settings = BenchSettings::new(args)?;
+pub fn bench(args: &BenchArgs, lookup: &Lookup, quiet: bool) -> Result<Outcome> {
+    let settings = BenchSettings::new(args, lookup)?;
     let display = match Display::of_stderr(quiet) {
         Display::Bar => Display::Bar,
         _ => Display::Nothing,

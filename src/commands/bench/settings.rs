@@ -8,6 +8,7 @@ use models::loader::MAX_LAYERS;
 use models::shapes::{MIXES, Mix, ModelShape, SHAPES};
 
 use crate::cli::args::{BenchArgs, MlaArg};
+use crate::cli::lookup::Lookup;
 use crate::cli::settings::{self, Source};
 use crate::devices::DeviceSettings;
 use crate::failure::{Failure, Result};
@@ -102,7 +103,7 @@ pub enum Weights {
 
 impl BenchSettings {
     /// Checks the options.
-    pub fn new(args: &BenchArgs) -> Result<Self> {
+    pub fn new(args: &BenchArgs, lookup: &Lookup) -> Result<Self> {
         if args.tests.repetitions == 0 {
             return Err(Failure::usage("--repetitions is 0", "it is at least 1"));
         }
@@ -116,7 +117,7 @@ impl BenchSettings {
             let what = format!("--batch {most} is more than the {} tokens of a batch", c.rows());
             return Err(Failure::usage(what, "a larger -ub allows it"));
         }
-        let weights = weights(args)?;
+        let weights = weights(args, lookup)?;
         let settings = BenchSettings {
             weights,
             configs,
@@ -155,7 +156,7 @@ impl BenchSettings {
     }
 }
 
-fn weights(args: &BenchArgs) -> Result<Weights> {
+fn weights(args: &BenchArgs, lookup: &Lookup) -> Result<Weights> {
     let Some(name) = &args.random.shape else {
         for (option, given) in
             [("--mix", args.random.mix.is_some()), ("--layers", args.random.layers.is_some())]
@@ -164,7 +165,7 @@ fn weights(args: &BenchArgs) -> Result<Weights> {
                 return Err(Failure::usage(format!("{option} is for --shape"), "name a shape with it"));
             }
         }
-        let source = settings::choose_only(&args.model, args.name.as_deref(), super::super::env)?;
+        let source = settings::choose_only(&args.model, args.name.as_deref(), lookup)?;
         return Ok(Weights::File(source));
     };
     if args.model.model.is_some() || args.name.is_some() {
@@ -253,7 +254,7 @@ mod tests {
     fn settings(args: &[&str]) -> Result<BenchSettings> {
         let cli = Cli::try_parse_from([&["fathom", "bench"], args].concat()).unwrap();
         let Command::Bench(args) = cli.command else { panic!("{cli:?}") };
-        BenchSettings::new(&args)
+        BenchSettings::new(&args, &Lookup::default())
     }
 
     #[test]

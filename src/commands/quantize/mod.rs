@@ -10,7 +10,7 @@ use quantize::{Error, ImportanceFile, Mix, Options, Override, Plan, Report, Sour
 
 use self::summary::Summary;
 use crate::cli::args::QuantizeArgs;
-use crate::cli::lookup::{self, Lookup};
+use crate::cli::lookup::Lookup;
 use crate::cli::settings::threads;
 use crate::failure::{Failure, Outcome, Result};
 use crate::size::Count;
@@ -23,7 +23,7 @@ use crate::term::progress::{Display, Progress, Unit};
 ///
 /// # Errors
 /// If it cannot be read or written, or there is no such type.
-pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Result<Outcome> {
+pub fn quantize(args: &QuantizeArgs, lookup: &Lookup, quiet: bool) -> Result<Outcome> {
     let options = options(args)?;
     // clap sees to it that there are two or three.
     let (input, output, ty) = match &args.words[..] {
@@ -32,7 +32,7 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Result<Outcome> {
         _ => return Err(Failure::usage("there are no files", "give a file to read, and a type")),
     };
     let target = target(args, &ty.to_string_lossy())?;
-    let input = Lookup::new(super::env(lookup::FOLDERS).as_deref()).model_or_folder(input)?;
+    let input = lookup.model_or_folder(input)?;
     let source = Source::open(&input)?;
     let output = output.unwrap_or_else(|| default_output(source.path(), &ty.to_string_lossy()));
     let plan = Plan::new(&source, &target).map_err(explain)?;
