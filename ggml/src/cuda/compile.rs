@@ -121,9 +121,10 @@ impl Launcher<'_> {
         let region = self.regions[s.region.0];
         let rows = if region.rows == Rows::Tokens { self.capacity.0 } else { self.capacity.1 };
         let n = (rows * s.per_row * s.k) as u64;
+        // Kernels load integers and sums 16 bytes at a time, which rows of whole blocks keep aligned; scales come last.
         let qs = self.at(s.region);
-        let d = qs + n;
-        args::Q8 { qs, d, sums: d + 4 * n / s.block as u64 }
+        let sums = qs + n;
+        args::Q8 { qs, d: sums + 2 * n / SUM as u64, sums }
     }
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../simt.h"
@@ -77,6 +78,8 @@ struct Stream {
     uint64_t done = 0, added = 0;
     std::shared_ptr<Graph> capture;
     bool capture_broken = false;
+    // The thread that calls which would spoil the capture are refused to; all threads if it is none.
+    std::thread::id capturer;
 };
 
 // The stream behind a handle, null if there is none. Null is the default stream.

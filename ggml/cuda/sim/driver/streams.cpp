@@ -43,11 +43,16 @@ int spoil(Stream& s) {
     return CAPTURE_UNSUPPORTED;
 }
 
+// Whether a stream is being captured in a mode that minds what this thread does.
+bool minds(const Stream& s) {
+    return s.capture && (s.capturer == std::thread::id() || s.capturer == std::this_thread::get_id());
+}
+
 }  // namespace
 
 bool is_capturing() {
     for (Stream* s : streams)
-        if (s->capture) return true;
+        if (minds(*s)) return true;
     return false;
 }
 
@@ -71,7 +76,7 @@ int enqueue(void* handle, Operation operation) {
 
 int synchronize_default() {
     for (Stream* s : streams)
-        if (s->capture && !(s->flags & NON_BLOCKING)) return spoil(*s);
+        if (minds(*s) && !(s->flags & NON_BLOCKING)) return spoil(*s);
     if (const int code = drain(default_stream)) return code;
     for (Stream* s : streams)
         if (!(s->flags & NON_BLOCKING))
@@ -81,7 +86,7 @@ int synchronize_default() {
 
 int synchronize_all() {
     for (Stream* s : streams)
-        if (s->capture) return spoil(*s);
+        if (minds(*s)) return spoil(*s);
     if (const int code = drain(default_stream)) return code;
     for (Stream* s : streams)
         if (const int code = drain(*s)) return code;
@@ -228,13 +233,15 @@ API(cuLaunchKernel)(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigne
     });
 }
 
-API(cuStreamBeginCapture_v2)(void* handle, unsigned) {
+API(cuStreamBeginCapture_v2)(void* handle, unsigned mode) {
     ENTER("cuStreamBeginCapture_v2");
     Stream* s = handle ? stream_of(handle) : nullptr;
     if (!s) return handle ? INVALID_HANDLE : CAPTURE_UNSUPPORTED;
     if (s->capture) return INVALID_VALUE;
     s->capture = std::make_shared<Graph>();
     s->capture_broken = false;
+    constexpr unsigned GLOBAL = 0;
+    s->capturer = mode == GLOBAL ? std::thread::id() : std::this_thread::get_id();
     return SUCCESS;
 }
 
