@@ -1,56 +1,5 @@
-//! The terminal of fathom: arguments, chat, progress, output.
+//! The command `fathom`.
 
-mod chat;
-mod cli;
-mod commands;
-mod failure;
-mod input;
-mod loading;
-mod mode;
-mod model;
-mod output;
-mod size;
-mod streams;
-mod term;
-
-use std::process::ExitCode;
-
-use cli::args::ColorArg;
-use cli::parse::{self, Parsed};
-use failure::{Outcome, Result};
-use term::color::Colors;
-
-fn main() -> ExitCode {
-    match run() {
-        Ok(outcome) => outcome.code(),
-        Err(failure) => {
-            term::log::failure(&failure);
-            failure.code()
-        }
-    }
-}
-
-fn run() -> Result<Outcome> {
-    let parsed = parse::parse(std::env::args_os().skip(1), |name| std::env::var_os(name));
-    let asked = match parsed {
-        Ok(Parsed::Run(asked)) => asked,
-        Ok(Parsed::Print(text)) => {
-            streams::print(&text)?;
-            return Ok(Outcome::Done);
-        }
-        Err(failure) => {
-            term::log::install(Colors::new(ColorArg::Auto), 0, false);
-            return Err(failure);
-        }
-    };
-    let global = &asked.cli.global;
-    let colors = Colors::new(global.color);
-    term::log::install(colors, global.verbose, global.quiet);
-    if let Some((profile, _)) = &asked.config.profile {
-        for (key, variable) in &asked.config.shadowed {
-            term::log::note(&format!("{variable} counts before {key} of the profile {profile}"));
-        }
-    }
-    term::interrupt::install();
-    commands::dispatch(*asked, colors)
+fn main() -> std::process::ExitCode {
+    fathom::main()
 }
