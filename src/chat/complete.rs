@@ -31,7 +31,7 @@ impl Hinter for Completion {
 }
 
 /// What can stand in place of the last word, which begins at the index.
-fn complete(line: &str) -> (usize, Vec<Pair>) {
+pub fn complete(line: &str) -> (usize, Vec<Pair>) {
     let Some((name, rest)) =
         line.strip_prefix('/').map(|l| l.split_once(' ').map_or((l, None), |(n, r)| (n, Some(r))))
     else {

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustyline::config::{CompletionType, Config};
 use rustyline::error::ReadlineError;
@@ -16,7 +17,7 @@ use rustyline::{
 use super::complete::Completion;
 use super::lines::Input;
 use crate::failure::{Failure, Result};
-use crate::term::{log, outside};
+use crate::term::{interrupt, log, outside};
 
 /// Lines that the history keeps.
 const HISTORY: usize = 1000;
@@ -116,12 +117,18 @@ fn write_elsewhere(text: &str) -> Result<String> {
     Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
-/// A file that only its owner can read, and that goes with this value.
+/// A file that only its owner can read, and that goes with this value. A process that is killed leaves it behind, for the next
+/// one to remove.
 struct Draft(PathBuf);
+
+/// After how long nobody is taken to write in a draft any more.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 impl Draft {
     fn new(text: &str) -> std::io::Result<Self> {
-        let name = |i| std::env::temp_dir().join(format!("fathom-{}-{i}.md", std::process::id()));
+        let folder = std::env::temp_dir();
+        remove_abandoned(&folder, ABANDONED);
+        let name = |i| folder.join(format!("fathom-{}-{i}.md", std::process::id()));
         let mut made = Err(ErrorKind::AlreadyExists.into());
         for path in (0..100).map(name) {
             made = private(std::fs::OpenOptions::new().write(true).create_new(true))
@@ -132,6 +139,7 @@ impl Draft {
             }
         }
         let (path, mut file) = made?;
+        interrupt::scratch(Some(path.clone()));
         let draft = Draft(path);
         file.write_all(text.as_bytes())?;
         Ok(draft)
@@ -142,6 +150,21 @@ impl Drop for Draft {
     fn drop(&mut self) {
         // There is nobody left to tell.
         let _ = std::fs::remove_file(&self.0);
+        interrupt::scratch(None);
+    }
+}
+
+/// Removes the drafts of processes that were killed, as far as they are ours to remove.
+fn remove_abandoned(folder: &Path, age: Duration) {
+    let is_draft = |name: &str| {
+        let numbers = name.strip_prefix("fathom-").and_then(|n| n.strip_suffix(".md")?.split_once('-'));
+        numbers.is_some_and(|(pid, i)| pid.parse::<u32>().is_ok() && i.parse::<u8>().is_ok())
+    };
+    for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let old = || file.metadata().ok()?.modified().ok()?.elapsed().ok().filter(|past| *past >= age);
+        if file.file_name().to_str().is_some_and(is_draft) && old().is_some() {
+            let _ = std::fs::remove_file(file.path());
+        }
     }
 }
 
@@ -176,6 +199,20 @@ fn history_file() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drafts_that_were_left_behind_are_removed_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let others = ["fathom-1-2.txt", "fathom-notes-1.md", "fathom-1.md", "fathom-1-x.md"];
+        for name in others.iter().chain(&["fathom-123-0.md"]) {
+            std::fs::write(dir.path().join(name), "text").unwrap();
+        }
+        remove_abandoned(dir.path(), ABANDONED);
+        assert!(dir.path().join("fathom-123-0.md").exists());
+        remove_abandoned(dir.path(), Duration::ZERO);
+        assert!(!dir.path().join("fathom-123-0.md").exists());
+        assert!(others.iter().all(|name| dir.path().join(name).exists()));
+    }
 
     #[test]
     #[cfg(unix)]

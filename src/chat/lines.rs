@@ -31,6 +31,7 @@ pub enum Lines {
     /// Standard input as it comes. The prompt is shown if somebody types there.
     Plain {
         prompt: bool,
+        from: Box<dyn BufRead>,
     },
 }
 
@@ -43,7 +44,7 @@ impl Lines {
         let stdin_is_terminal = std::io::stdin().is_terminal();
         if !(stdin_is_terminal && std::io::stdout().is_terminal()) {
             let prompt = stdin_is_terminal && std::io::stderr().is_terminal();
-            return Ok(Lines::Plain { prompt });
+            return Ok(Lines::Plain { prompt, from: Box::new(std::io::stdin().lock()) });
         }
         Ok(Lines::Editor(Box::new(LineEditor::new(keep_history)?)))
     }
@@ -81,12 +82,12 @@ impl Lines {
     fn read(&mut self, prompt: &str) -> Result<Input> {
         match self {
             Lines::Editor(editor) => editor.read(prompt),
-            Lines::Plain { prompt: shown } => {
+            Lines::Plain { prompt: shown, from } => {
                 if *shown {
                     let _ = std::io::stderr().write_all(prompt.as_bytes());
                 }
                 let mut line = String::new();
-                let n = std::io::stdin().lock().read_line(&mut line);
+                let n = from.read_line(&mut line);
                 let n = n.map_err(|e| unreadable(&e))?;
                 let line = line.strip_suffix('\n').unwrap_or(&line);
                 let line = line.strip_suffix('\r').unwrap_or(line);

@@ -53,6 +53,12 @@ impl Styler {
         self.flow(false)
     }
 
+    /// Takes in what was shown before, of an answer that goes on.
+    pub fn resume(&mut self, text: &str) {
+        self.held.push_str(text);
+        self.flow(true);
+    }
+
     /// The rest, at the end.
     pub fn finish(&mut self) -> String {
         let rest = self.flow(true);

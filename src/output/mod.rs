@@ -19,6 +19,9 @@ use text::{Place, TextOutput, View};
 
 /// Takes the events of one answer after another.
 pub trait Output {
+    /// An answer goes on of which this was shown before.
+    fn resume(&mut self, _answer: &str) {}
+
     /// Something happened.
     ///
     /// # Errors

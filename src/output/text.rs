@@ -66,6 +66,12 @@ pub struct TextOutput<O, E> {
 }
 
 impl<O: Write, E: Write> Output for TextOutput<O, E> {
+    fn resume(&mut self, answer: &str) {
+        if let Some(styler) = &mut self.styler {
+            styler.resume(&harmless(answer));
+        }
+    }
+
     fn event(&mut self, event: Event<'_>) -> Result<()> {
         match event {
             Event::Think(text) => self.think(text),
@@ -132,7 +138,7 @@ impl<O: Write, E: Write> TextOutput<O, E> {
 
     /// The end. An answer, even an empty one, ends with a line's end; where there is none because
     /// all was reasoning, nothing is written.
-    fn end(&mut self, finish: Finish) -> Result<()> {
+    pub fn end(&mut self, finish: Finish) -> Result<()> {
         self.end_reasoning("\n")?;
         self.held.clear();
         self.thinking = None;
@@ -234,6 +240,40 @@ mod tests {
         let styled = View { styled: true, ..view(Place::Stdout) };
         let (out, _) = shown(styled, &["**a**"], &answer, Finish::Stop);
         assert_eq!(out, "**a**\n\n\x1b[1mSum\x1b[0m\n\x1b[1m132\x1b[0m is it `\n");
+    }
+
+    #[test]
+    fn an_answer_that_goes_on_is_styled_as_if_it_had_not_stopped() {
+        for (before, after, expected) in [
+            ("```rust\nlet a", " = 1;\n```\nb", "\x1b[36m = 1;\x1b[0m\n\x1b[2m```\x1b[0m\nb\n"),
+            ("# The", " sum\n1", "\x1b[1m sum\x1b[0m\n1\n"),
+            ("Text\n", "- a", "• a\n"),
+            ("Text ", "- a", "- a\n"),
+        ] {
+            let mut out = Vec::new();
+            let styled = View { styled: true, ..view(Place::Stdout) };
+            let mut output = TextOutput::new(&mut out, std::io::sink(), styled);
+            output.resume(before);
+            output.answer(after).unwrap();
+            output.end(Finish::Stop).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{before:?}");
+        }
+    }
+
+    /// What `docs/measurements.md` quotes: `cargo test -p fathom time_of_rendering -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn time_of_rendering() {
+        let text = "## A heading\n\nSome **bold** words, `code` and 模型.\n\n- an item\n\n```rust\nlet a = 1;\n```\n\n".repeat(200);
+        let chars: Vec<char> = text.chars().collect();
+        let pieces: Vec<String> = chars.chunks(4).map(|c| c.iter().collect()).take(4000).collect();
+        let null = std::fs::File::options().write(true).open(if cfg!(windows) { "NUL" } else { "/dev/null" });
+        let styled = View { styled: true, dimmed: true, ..view(Place::Stdout) };
+        let mut output = TextOutput::new(null.unwrap(), std::io::sink(), styled);
+        let start = std::time::Instant::now();
+        pieces.iter().for_each(|p| output.answer(p).unwrap());
+        output.end(Finish::Stop).unwrap();
+        println!("{} pieces in {:?}", pieces.len(), start.elapsed());
     }
 
     #[test]

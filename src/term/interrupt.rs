@@ -2,6 +2,8 @@
 //! one at any other time, ends the program at once. A chat is more patient, as its end would be that of
 //! the conversation: there it takes a third, and one that comes when the answer has just ended is none.
 
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Set by Ctrl-C while a [`Guard`] lives.
@@ -11,6 +13,9 @@ static GUARDED: AtomicBool = AtomicBool::new(false);
 static PRESSED: AtomicU32 = AtomicU32::new(0);
 /// Whether this is a chat.
 static PATIENT: AtomicBool = AtomicBool::new(false);
+
+/// A file that is not to stay behind.
+static SCRATCH: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// What the shell gets to know of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -25,6 +30,9 @@ pub fn install() {
             (false, patient) => !patient,
         };
         if ends {
+            if let Ok(Some(path)) = SCRATCH.lock().as_deref() {
+                let _ = std::fs::remove_file(path);
+            }
             std::process::exit(INTERRUPTED);
         }
     };
@@ -36,6 +44,13 @@ pub fn install() {
 /// From here on there is a prompt to end the program at.
 pub fn be_patient() {
     PATIENT.store(true, Ordering::SeqCst);
+}
+
+/// Names the file that goes too when Ctrl-C ends the program; `None` if there is none any more.
+pub fn scratch(path: Option<PathBuf>) {
+    if let Ok(mut scratch) = SCRATCH.lock() {
+        *scratch = path;
+    }
 }
 
 /// Work that Ctrl-C stops in good order.

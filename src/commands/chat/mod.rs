@@ -118,6 +118,7 @@ impl Chat {
         prompt.tokens.extend(&cut.tokens);
         prompt.resumed = cut.tokens.len();
         let mut output = output::stdout(FormatArg::Text, display, self.settings.colors, self.settings.quiet);
+        output.resume(self.conversation.turns.last().map_or("", |turn| &turn.answer));
         let too_long = prompt.tokens.len() >= self.session.n_ctx();
         let answer = answer::answer(&self.loaded, &mut self.session, &prompt, &self.settings, &mut *output);
         let answer = answer.map_err(|e| match self.conversation.turns.len() {

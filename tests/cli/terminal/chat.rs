@@ -82,6 +82,41 @@ fn an_answer_that_was_cut_goes_on_as_if_it_had_not_been() {
 }
 
 #[test]
+fn answers_are_styled_and_stay_so_where_they_go_on() {
+    let home = tempfile::tempdir().unwrap();
+    // What the model says, word for word.
+    let answer = "# The sum\n\n- it is **132**\n\n```py\n47 + 85\nabc def ghi jkl\n```\n";
+    let grammar = format!("start: {}", serde_json::to_string(answer).unwrap());
+    let args = ["--temp", "0", "--think-budget", "0", "--grammar", &grammar];
+    let styled = "\x1b[1mThe sum\x1b[0m\r\n\r\n• it is \x1b[1m132\x1b[0m\r\n\r\n";
+    let mut session = chat(home.path(), &args);
+    // Pieces as they come, each with its style.
+    let joined = |text: &str| text.replace("\x1b[0m\x1b[1m", "").replace("\x1b[0m\x1b[36m", "");
+    let whole = joined(&ask(&mut session, "What is 47 + 85?"));
+    assert!(whole.contains(styled), "{whole:?}");
+    let code = |text: &str| text.contains("\x1b[36m47 + 85") && text.contains("\x1b[2m```");
+    assert!(code(&whole), "{whole:?}");
+    // Cut in the code, wherever that is, it goes on as code.
+    expect(&mut session, "/clear", "");
+    expect(&mut session, "/set n-predict 30", "");
+    let mut shown = expect(&mut session, "What is 47 + 85?", "/continue goes on");
+    expect(&mut session, "/set n-predict 1", "");
+    while shown.contains("/continue goes on") {
+        shown = ask(&mut session, "/continue");
+        let letters =
+            shown.split_once("\r\n").map_or("", |(_, rest)| rest).split('\r').next().unwrap_or_default();
+        assert!(!letters.contains("jkl") || letters.contains("\x1b[36m"), "{shown:?}");
+    }
+    expect(&mut session, "/set style off", "");
+    expect(&mut session, "/set n-predict -1", "");
+    let plain = expect(&mut session, "/regen", "# The sum\r\n\r\n- it is **132**\r\n");
+    assert!(plain.contains("```py\r\n47 + 85\r\n"), "{plain:?}");
+    bye(session);
+    let pipe = super::super::run(&[&args[..], &["-q", "What is 47 + 85?"]].concat()).done();
+    assert_eq!(pipe.stdout, format!("{answer}\n"));
+}
+
+#[test]
 fn reasoning_has_a_budget() {
     let home = tempfile::tempdir().unwrap();
     let mut session = chat(home.path(), &["--temp", "0", "--think-budget", "3"]);

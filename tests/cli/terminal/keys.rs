@@ -158,6 +158,101 @@ fn bytes_that_are_no_text_do_not_end_the_chat() {
 }
 
 #[test]
+fn keys_in_any_order_do_not_end_the_chat() {
+    let home = tempfile::tempdir().unwrap();
+    let editor = home.path().join("editor");
+    std::fs::write(&editor, "#!/bin/sh\nexit 0\n").unwrap();
+    std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let command = super::command(home.path(), "xterm", &["-n", "2", "--think-budget", "0"]);
+    let mut session = super::start(command, |c| {
+        c.env("VISUAL", &editor).env("TMPDIR", home.path()).current_dir(home.path());
+    });
+    prompt(&mut session);
+    // Keys, beginnings of sequences, pastes, commands; nothing that ends the chat or writes files.
+    let pieces = [
+        "\x01",
+        "\x05",
+        "\x0b",
+        "\x15",
+        "\x17",
+        "\x19",
+        "\x14",
+        "\x1f",
+        "\x07",
+        "\t",
+        "\n",
+        "\x1b\r",
+        "\x7f",
+        "\x08",
+        "\x1b[A",
+        "\x1b[B",
+        "\x1b[C",
+        "\x1b[D",
+        "\x1b[H",
+        "\x1b[F",
+        "\x1b[3~",
+        "\x1b[5~",
+        "\x1b[1;5C",
+        "\x1bOP",
+        "\x1b[",
+        "\x1bb",
+        "\x1bd",
+        "\x1bu",
+        "\x1by",
+        "\x12",
+        "\x12a\x07",
+        "\x1b[200~a\rb\x1b[201~",
+        "\x1b[200~",
+        "\x1b[201~",
+        "\r",
+        "\r",
+        "a",
+        "模",
+        "é",
+        "🦀",
+        " ",
+        "\"\"\"",
+        "/",
+        "/set ",
+        "/set temp ",
+        "/show",
+        "/undo",
+        "/context",
+        "/forget ",
+        "/help",
+        "9",
+        "-1",
+        "\x1b[I",
+        "\x1b[<0;1;1M",
+        "\x16\x01",
+        "\x00",
+    ];
+    let mut random = 7u64;
+    for _ in 0..600 {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        keys(&mut session, pieces[(random >> 33) as usize % pieces.len()]);
+    }
+    // Out of whatever it is in: a paste, a search, a block, an answer.
+    keys(&mut session, "\x1b[201~");
+    // Ctrl-C during an answer drops what is typed already: it is typed until it is read.
+    for _ in 0..20 {
+        session.send_control(super::CTRL_C).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        keys(&mut session, "\x15/set top-k 4321\r\x15/show\r");
+    }
+    see(&mut session, "top-k 4321");
+    for _ in 0..20 {
+        // Until nobody is there.
+        let _ = session.send("\x15/bye\r").and_then(|_| session.flush());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let rest = exits_with(session, 0);
+    assert!(!rest.contains("panicked"), "{rest}");
+    let mut left = std::fs::read_dir(home.path()).unwrap().filter_map(Result::ok);
+    assert!(!left.any(|f| f.path().extension().is_some_and(|e| e == "md")));
+}
+
+#[test]
 fn a_dumb_terminal_chats_too() {
     let home = tempfile::tempdir().unwrap();
     let mut session = terminal(home.path(), "dumb", &["--temp", "0"]);

@@ -4,6 +4,7 @@
 mod chat;
 mod interrupts;
 mod keys;
+mod recording;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
