@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr;
 use crate::cli::args::{ConfigAction, ConfigCommand, GlobalArgs};
 use crate::cli::config::edit::Edit;
 use crate::cli::config::file::DEFAULT_PROFILE;
-use crate::cli::config::table::{Setting, Table};
+use crate::cli::config::table::{Kind, RULES, Setting, Table};
 use crate::cli::config::{self, Config, Origin, file, folder, template};
 use crate::cli::lookup::Lookup;
 use crate::cli::settings;
@@ -76,7 +76,7 @@ pub fn config(
         Some(ConfigAction::Set { key, value }) => {
             let (profile, key) = place(global, key);
             let mut file = Edit::open(path(config)?, &table)?;
-            let line = file.set(profile, key, value)?;
+            let line = file.set(profile, key, &anchored(&table, key, value))?;
             file.save()?;
             log::note(&format!("{}: {}{line}", folder::shown(path(config)?), within(profile)));
             after(path(config)?, &table, key);
@@ -116,6 +116,19 @@ fn place<'a>(global: &'a GlobalArgs, key: &'a str) -> (Option<&'a str>, &'a str)
         Some((profile, key)) => (Some(profile), key),
         None => (global.profile.as_deref(), key),
     }
+}
+
+/// Paths as they are meant where they are typed, which is not where the file is.
+fn anchored(table: &Table, key: &str, words: &[String]) -> Vec<String> {
+    let Ok(setting) = table.find(key) else { return words.to_vec() };
+    let is_path = |word: &str| match setting.kind {
+        Kind::Folders => !word.starts_with('~'),
+        _ if setting.kind == Kind::Model || RULES.contains(&setting.key.as_str()) => Path::new(word).exists(),
+        _ => false,
+    };
+    let absolute = |word: &String| std::path::absolute(word).ok()?.into_os_string().into_string().ok();
+    let anchored = |word: &String| absolute(word).filter(|_| is_path(word)).unwrap_or_else(|| word.clone());
+    words.iter().map(anchored).collect()
 }
 
 fn within(profile: Option<&str>) -> String {

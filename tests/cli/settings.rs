@@ -188,6 +188,15 @@ fn config_changes_the_file_and_says_what_is_in_the_way() {
         Ran::new(home.command(&["config", "set", "temp", "1"]).env("FATHOM_TEMP", "0").output().unwrap())
             .done();
     assert!(ran.stderr.contains("FATHOM_TEMP is set in the environment"), "{}", ran.stderr);
+    // Paths are those of the current folder; names of models stay as they are.
+    let mut set = home.command(&["config", "set", "models", "here", "~/there"]);
+    Ran::new(set.current_dir(home.path()).output().unwrap()).done();
+    home.run(&["config", "set", "model", "deepseek-r1:7b"]).done();
+    let said = home.run(&["config", "get", "models"]).done().stdout;
+    assert_eq!(said, format!("{0}/here\n{0}/there\n", home.path().display()));
+    assert!(home.file().contains("model = \"deepseek-r1:7b\""), "{}", home.file());
+    home.run(&["config", "unset", "model"]).done();
+    home.run(&["config", "unset", "models"]).done();
     // Options may stand behind the value, and a number may be below zero.
     home.run(&["config", "set", "seed", "-1", "--profile", "coder"]).done();
     assert!(home.file().ends_with("think = \"hide\"\nseed = -1\n"), "{}", home.file());

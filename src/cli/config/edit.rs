@@ -25,7 +25,7 @@ impl<'t> Edit<'t> {
     pub fn open(path: &Path, table: &'t Table) -> Result<Self> {
         let text = file::read(path)?.unwrap_or_default();
         let document = text.parse().map_err(|e: toml_edit::TomlError| {
-            let line = 1 + text[..e.span().map_or(0, |s| s.start)].matches('\n').count();
+            let line = file::line_of_byte(text.as_bytes(), e.span().map_or(0, |s| s.start));
             let what = format!("{}:{line}: {}", path.display(), e.message().replace('\n', ", "));
             Failure::usage(what, "'fathom config edit' opens the file")
         })?;

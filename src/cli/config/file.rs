@@ -76,7 +76,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::usage(what, "check the path and its permissions; --no-config goes without")
 }
 
-fn line_of_byte(text: &[u8], at: usize) -> usize {
+/// The line that a byte is in, counted from 1.
+pub fn line_of_byte(text: &[u8], at: usize) -> usize {
     1 + text.iter().take(at).filter(|b| **b == b'\n').count()
 }
 

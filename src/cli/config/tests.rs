@@ -79,6 +79,37 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
 }
 
 #[test]
+fn every_beginning_of_a_file_is_read_or_refused() {
+    let text = "model = '模型'\nstop = [\"é\\n\", 'b']\nprofile.x = { ctx = 4_096, temp = 1e-1 } # ü\n\
+                [profile.\"ä b\"]\nsystem = \"\"\"\n日本\n\"\"\"\ndefault-profile = 1979-05-27T07:32:00Z\n";
+    let dir = tempfile::tempdir().unwrap();
+    let (path, table) = (dir.path().join("c.toml"), Table::new());
+    let mut read = 0;
+    for end in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
+        let parsed = file(&text[..end]);
+        read += usize::from(parsed.is_ok());
+        if let Err(failure) = parsed {
+            assert!(
+                failure.message().unwrap().starts_with("c.toml:") && failure.hint().is_some(),
+                "{failure:?}"
+            );
+        }
+        if end % 4 != 0 {
+            continue;
+        }
+        fs::write(&path, &text[..end]).unwrap();
+        if let Ok(mut edit) = edit::Edit::open(&path, &table) {
+            // Of what is TOML, each change is TOML again.
+            let _ = edit.set(Some("x"), "temp", &["0.5".into()]);
+            let _ = edit.unset(None, "model");
+            edit.save().unwrap();
+            edit::Edit::open(&path, &table).map(drop).unwrap();
+        }
+    }
+    assert!(read > 5, "{read}");
+}
+
+#[test]
 fn files_that_cannot_be_read_are_usage_errors() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
