@@ -314,10 +314,10 @@ pub struct EngineArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Devices")]
 pub struct DeviceArgs {
-    /// Devices to use: auto, none, or a list such as cuda0,cuda1 [default: auto]
+    /// GPUs to use: auto, none, or a list such as cuda0,cuda1 [default: auto]
     #[arg(long, value_name = "LIST")]
     pub device: Option<String>,
-    /// Layers to place on a GPU, the last ones: a number, all, auto (-ngl) [default: auto]
+    /// Last layers to place on GPUs: a number, all, auto (-ngl) [default: auto]
     #[arg(long, value_name = "N", alias = "n-gpu-layers", allow_negative_numbers = true)]
     pub gpu_layers: Option<String>,
     /// Keep all experts in host memory

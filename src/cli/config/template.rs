@@ -32,7 +32,7 @@ pub fn text(table: &Table) -> String {
 }
 
 /// Values of those settings of which no value is better known than another.
-const EXAMPLES: [(&str, &str); 21] = [
+const EXAMPLES: [(&str, &str); 24] = [
     ("system-prompt", "\"You are terse.\""),
     ("n-predict", "2000"),
     ("think-budget", "1000"),
@@ -51,6 +51,9 @@ const EXAMPLES: [(&str, &str); 21] = [
     ("batch-size", "2048"),
     ("cache-type-k", "\"q8_0\""),
     ("cache-type-v", "\"q8_0\""),
+    ("device", "\"cuda0\""),
+    ("gpu-layers", "\"all\""),
+    ("n-cpu-moe", "20"),
     ("stop", "[\"User:\"]"),
     ("json-schema", "\"answer.json\""),
     ("grammar", "\"answer.lark\""),
