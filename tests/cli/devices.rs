@@ -119,7 +119,7 @@ fn whatever_fails_at_the_start_the_processor_does_the_work() {
 fn a_device_that_fails_on_the_way_loses_nothing() {
     // While the prompt is read, at the first token, in the middle of the answer.
     for failure in
-        ["cuLaunchKernel:7=719", "cuGraphLaunch:1=719", "cuGraphLaunch:4=719", "cuStreamSynchronize:9=700"]
+        ["cuLaunchKernel:7=719", "cuGraphLaunch:1=719", "cuGraphLaunch:4=719", "cuMemcpyDtoHAsync_v2:3=700"]
     {
         let Some(mut command) = simulated(&[("FAKE_CUDA_FAIL", failure)]) else { return };
         let ran = ran(&mut command, &START).done();

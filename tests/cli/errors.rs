@@ -107,12 +107,6 @@ fn a_system_prompt_twice_is_refused() {
 }
 
 #[test]
-fn options_for_other_machines_are_taken_and_said_to_do_nothing() {
-    let ran = run(&["-ngl", "99", "--cpu-moe", "--temp", "0", "What is 2 + 2?"]).done();
-    assert!(ran.stderr.contains("CPU"), "{}", ran.stderr);
-}
-
-#[test]
 fn damaged_text_on_standard_input_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("latin");

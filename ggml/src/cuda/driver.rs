@@ -4,6 +4,7 @@
 //! (cudarc) panics where the library or one of its symbols is absent, and both are normal here.
 
 use std::env;
+use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
 use std::ptr;
@@ -193,7 +194,11 @@ fn open(names: &[PathBuf]) -> Result<Library, Unavailable> {
         // SAFETY: the driver's library may be loaded into any process; another one is the wish of whoever names it.
         match unsafe { Library::new(name) } {
             Ok(library) => return Ok(library),
-            Err(e) => first = first.or(Some(one_line(&e.to_string()))),
+            // Which file is missing stands in what lies behind the error.
+            Err(e) => {
+                let why = e.source().map_or_else(|| e.to_string(), ToString::to_string);
+                first = first.or(Some(one_line(&why)));
+            }
         }
     }
     Err(Unavailable::NoLibrary(first.unwrap_or_default()))
