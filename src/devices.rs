@@ -163,6 +163,14 @@ fn open(settings: &DeviceSettings) -> Result<Vec<Arc<Cuda>>> {
     Ok(devices)
 }
 
+/// Those that are to be used for a model.
+fn open_for(model: &Model, settings: &DeviceSettings) -> Result<Vec<Arc<Cuda>>> {
+    match !settings.asked && model.gguf().size() < SMALL {
+        true => Ok(vec![]),
+        false => open(settings),
+    }
+}
+
 /// What a device does at best.
 pub struct Best {
     /// Its name.
@@ -173,17 +181,20 @@ pub struct Best {
     pub peak: f64,
 }
 
-/// Measures the first device that is to be used, if there is one.
+/// Measures the first device that is to be used for a model, if there is one.
 ///
 /// # Errors
 /// If it cannot be opened, or fails.
-pub fn measure(settings: &DeviceSettings) -> Result<Option<Best>> {
-    let devices = open(settings)?;
+pub fn measure(model: &Model, settings: &DeviceSettings) -> Result<Option<Best>> {
+    let devices = open_for(model, settings)?;
     let Some(device) = devices.first() else { return Ok(None) };
     let failed = |e: GgmlError| Failure::new(e.to_string()).or_hint("--device none runs without it");
     let (read, peak) = (device.read_bandwidth().map_err(failed)?, device.int8_peak().map_err(failed)?);
     Ok(Some(Best { name: device.device().properties().name.clone(), read, peak }))
 }
+
+/// Bytes of a model that is answered with before a device has been started: it stays on the processor unless devices are asked for.
+const SMALL: u64 = 64 << 20;
 
 /// An engine on the devices that are to be used, as far as they have room, and on the processor. The context is cut to what lets
 /// more of the model onto devices if `fitting`, down to some thousand tokens.
@@ -198,7 +209,7 @@ pub fn engine(
     fitting: bool,
 ) -> Result<Engine> {
     let on_processor = |cpu: Arc<Cpu>| Ok(Engine::new(model.clone(), cpu, options.clone())?);
-    let devices = open(settings)?;
+    let devices = open_for(model, settings)?;
     if devices.is_empty() {
         return on_processor(cpu);
     }

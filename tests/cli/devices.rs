@@ -16,6 +16,8 @@ fn driver() -> Option<&'static PathBuf> {
 fn simulated(told: &[(&str, &str)]) -> Option<Command> {
     let mut command = fathom();
     command.env("FATHOM_CUDA_DRIVER", driver()?).envs(told.iter().copied());
+    // So small a model stays on the processor unless somebody asks.
+    command.env("FATHOM_DEVICE", "auto");
     Some(command)
 }
 

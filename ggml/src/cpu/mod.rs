@@ -79,14 +79,7 @@ impl Backend for Cpu {
         max_rows: usize,
         share: &Share,
     ) -> Result<Box<dyn Program>> {
-        for (il, l) in layers.iter().enumerate() {
-            if [l.k_ty, l.v_ty()].iter().any(|t| !CACHE_TYPES.contains(t)) {
-                let (k, v) = (l.k_ty, l.v_ty());
-                return Err(Error::Unsupported(format!(
-                    "layer {il}: a cache of {k} and {v}; known are F32, F16, Q8_0"
-                )));
-            }
-        }
+        check_cache_types(layers)?;
         let plan = compile::compile(graph, layers, max_rows, share);
         let memory = |what, bytes| AlignedBuf::huge(bytes).ok_or(Error::OutOfMemory { what, bytes });
         let arena = memory("activations", 4 * plan.arena)?;
@@ -111,6 +104,19 @@ impl Backend for Cpu {
 /// Formats that cache rows can have.
 pub const CACHE_TYPES: [crate::GgmlType; 3] =
     [crate::GgmlType::F32, crate::GgmlType::F16, crate::GgmlType::Q8_0];
+
+/// Refuses a cache of other formats.
+pub(crate) fn check_cache_types(layers: &[LayerCache]) -> Result<()> {
+    for (il, l) in layers.iter().enumerate() {
+        if [l.k_ty, l.v_ty()].iter().any(|t| !CACHE_TYPES.contains(t)) {
+            let (k, v) = (l.k_ty, l.v_ty());
+            return Err(Error::Unsupported(format!(
+                "layer {il}: a cache of {k} and {v}; known are F32, F16, Q8_0"
+            )));
+        }
+    }
+    Ok(())
+}
 
 /// Scratch memory that only its thread touches.
 struct ThreadMemory(UnsafeCell<AlignedBuf>);

@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, Program, Share};
 use crate::cache::{ChunkMemory, DeviceChunk, LayerCache};
-use crate::cpu::CACHE_TYPES;
-use crate::error::{Error, Result};
+use crate::cpu::check_cache_types;
+use crate::error::Result;
 use crate::graph::Graph;
 use device::{Device, Memory, Properties};
 use driver::{Driver, Unavailable};
@@ -86,14 +86,7 @@ impl Backend for Cuda {
         max_rows: usize,
         share: &Share,
     ) -> Result<Box<dyn Program>> {
-        for (il, l) in layers.iter().enumerate() {
-            if [l.k_ty, l.v_ty()].iter().any(|t| !CACHE_TYPES.contains(t)) {
-                let (k, v) = (l.k_ty, l.v_ty());
-                return Err(Error::Unsupported(format!(
-                    "layer {il}: a cache of {k} and {v}; known are F32, F16, Q8_0"
-                )));
-            }
-        }
+        check_cache_types(layers)?;
         let Cuda { device, modules, weights } = self;
         Ok(Box::new(CudaProgram::new(device, modules, weights, graph, layers, max_rows, share)?))
     }

@@ -153,7 +153,7 @@ impl<'a> Bench<'a> {
         let backend = Arc::new(model::backend(config.threads)?);
         let weights = self.model.gguf().tensors().iter().map(|t| t.bytes());
         // Shares are those of the device that most of the work is done on.
-        let machine = match devices::measure(&self.settings.devices)? {
+        let machine = match devices::measure(self.model, &self.settings.devices)? {
             Some(best) => {
                 let cpu = format!("{} beside {}", best.name, processor());
                 Machine { cpu, isa: backend.isa().name(), read: best.read, peak: best.peak }
