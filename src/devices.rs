@@ -258,22 +258,23 @@ fn fit(
 ) -> Result<(usize, Assignment)> {
     let default = model.default_cache_type();
     let layers = model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default));
-    let with = |n_ctx: usize| {
+    let assigned = |n_ctx: usize| {
         let sizes = Sizes::new(model, &layers, n_ctx, options.n_batch);
         placement::assign(&sizes, free, settings.wishes)
     };
     let complete = |a: &Assignment| a.head != placement::HOST && !a.layers.contains(&placement::HOST);
+    let longest = assigned(options.n_ctx).map_err(|e| too_large(&e));
+    if longest.as_ref().is_ok_and(complete) {
+        return longest.map(|a| (options.n_ctx, a));
+    }
     let shorter = |n: &usize| Some(n / 2).filter(|n| fitting && *n >= MIN_CONTEXT);
-    let first = with(options.n_ctx);
-    for n_ctx in std::iter::successors(Some(options.n_ctx), shorter) {
-        if let Some(a) = with(n_ctx).ok().filter(complete) {
-            if n_ctx < options.n_ctx {
-                log::note(&format!("the context is {n_ctx} tokens, which fit on the device (-c)"));
-            }
+    for n_ctx in std::iter::successors(shorter(&options.n_ctx), shorter) {
+        if let Some(a) = assigned(n_ctx).ok().filter(complete) {
+            log::note(&format!("the context is {n_ctx} tokens, which fit on the device (-c)"));
             return Ok((n_ctx, a));
         }
     }
-    Ok((options.n_ctx, first.map_err(|e| too_large(&e))?))
+    longest.map(|a| (options.n_ctx, a))
 }
 
 fn too_large(e: &TooLarge) -> Failure {

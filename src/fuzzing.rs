@@ -1,7 +1,8 @@
 //! What is done with any bytes that people may type, for the fuzzer: nothing panics, and every complaint is a line with a line of advice.
+//! The bench of rendering takes [`rendered`] of it.
 
 use std::ffi::OsString;
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 
 use models::generate::{Event, Finish};
 
@@ -75,13 +76,16 @@ pub fn typed(data: &[u8]) {
     styled(&String::from_utf8_lossy(data));
 }
 
+/// On a terminal, styled.
+const STYLED: View =
+    View { reasoning: Place::Stdout, terminal: true, dimmed: true, styled: true, counted: false };
+
 /// An answer in two halves that are shown in pieces of seven characters, with the second half going on where the first ended.
 fn styled(text: &str) {
-    let view = View { reasoning: Place::Stdout, terminal: true, dimmed: true, styled: true, counted: false };
     let chars: Vec<char> = text.chars().collect();
     let (first, second) = chars.split_at(chars.len() / 2);
     for (before, now) in [("".to_owned(), &chars[..]), (first.iter().collect(), second)] {
-        let mut output = TextOutput::new(Vec::new(), Vec::new(), view);
+        let mut output = TextOutput::new(Vec::new(), Vec::new(), STYLED);
         output.resume(&before);
         for piece in now.chunks(7) {
             let piece: String = piece.iter().collect();
@@ -90,6 +94,13 @@ fn styled(text: &str) {
         }
         told(output.end(Finish::Stop));
     }
+}
+
+/// Shows an answer piece by piece.
+pub fn rendered(pieces: &[String], to: impl Write) {
+    let mut output = TextOutput::new(to, std::io::sink(), STYLED);
+    pieces.iter().for_each(|piece| told(output.event(Event::Text(piece))));
+    told(output.end(Finish::Stop));
 }
 
 fn told(result: Result<()>) {

@@ -1,5 +1,5 @@
-//! The terminal of fathom: arguments, chat, progress, output. A library only so that `fuzz/` reaches the parts that read what people
-//! type; the binary calls [`main`].
+//! The terminal of fathom: arguments, chat, progress, output. A library only so that `fuzz/` and `benches/` reach the parts
+//! that read what people type and show answers; the binary calls [`main`].
 
 mod chat;
 mod cli;

@@ -12,6 +12,7 @@ use ggml_sys::cpu::Cpu;
 use ggml_sys::cuda::Cuda;
 use ggml_sys::cuda::driver::{Driver, LIBRARY};
 use ggml_sys::gguf::Gguf;
+use ggml_sys::graph::Row;
 use ggml_sys::hybrid::Hybrid;
 use models::placement::{Assignment, HOST};
 use models::{Engine, EngineOptions, MlaForm, Model, Session, Want};
@@ -90,6 +91,26 @@ fn logits_of_every_architecture_equal_transformers() {
 }
 
 #[test]
+fn layers_on_two_devices_and_the_host_give_the_same_logits() {
+    let (Some(first), Some(second)) = (cuda(), cuda()) else { return };
+    let fixture = fixtures::model("qwen2");
+    let model = open(&fixture.f32);
+    let n = model.base().n_layer;
+    let layers: Vec<usize> = (0..n).map(|il| [1, 2, HOST][il % 3]).collect();
+    let parts = Assignment { embedding: HOST, head: 2, experts: layers.clone(), layers, used: vec![] };
+    let backends: Vec<Arc<dyn Backend>> = vec![cpu(), first, second];
+    let hybrid = Arc::new(Hybrid::new(backends, parts.placement(&model)).unwrap());
+    let mut session = session(&model, hybrid, GgmlType::F32, MlaForm::Absorbed, 512);
+    let prompts = fixture.reference().prompts;
+    let prompt = prompts.iter().min_by_key(|p| p.ids.len()).unwrap();
+    let (shape, want) = fixture.reference_tensors().f32(&prompt.output.logits);
+    let got = session.eval(&prompt.ids, Want::All).unwrap();
+    let got = &got[prompt.output.logits_first_position * shape[1]..];
+    let e = max_error(&got[..want.len()], &want);
+    assert!(e <= MAX_ERROR, "off by {e}");
+}
+
+#[test]
 fn greedy_text_of_tiny_r1_is_the_processors() {
     let Some(cuda) = cuda() else { return };
     let model = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny-r1/tiny-r1-q8_0.gguf"));
@@ -132,5 +153,21 @@ fn rows_of_the_cache_are_saved_and_shared() {
     let mut second = open();
     second.load(&mut &saved[..]).unwrap();
     let e = max_error(&second.eval(end, Want::Last).unwrap(), &whole);
+    assert!(e <= MAX_ERROR, "off by {e}");
+    // Another sequence goes on from rows that both have: in chunks of its own, without changing the first one's.
+    let engine = first.engine_mut();
+    engine.cache_mut().fork(0, 7, start.len());
+    let row = |seq: u32, i: usize, token: u32| Row {
+        token,
+        pos: (start.len() + i) as u32,
+        seq,
+        output: i + 1 == end.len(),
+    };
+    let rows = |seq: u32, other: u32| -> Vec<Row> {
+        end.iter().enumerate().map(|(i, &t)| row(seq, i, if i == 0 { t ^ other } else { t })).collect()
+    };
+    let different = engine.step(&rows(7, 1)).unwrap().logits;
+    assert!(max_error(&different, &whole) > MAX_ERROR, "another token changed nothing");
+    let e = max_error(&engine.step(&rows(0, 0)).unwrap().logits, &whole);
     assert!(e <= MAX_ERROR, "off by {e}");
 }

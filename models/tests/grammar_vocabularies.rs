@@ -1,7 +1,5 @@
 //! Grammars over published vocabularies: every way to write a text is allowed, nothing else is.
 
-use std::time::{Duration, Instant};
-
 use fathom_testing::fixtures::{self, VOCABS};
 use ggml_sys::gguf::Gguf;
 use models::Constraint;
@@ -63,55 +61,4 @@ fn an_answer_that_may_go_on_may_also_end() {
     assert!(answer.accept(tokenizer.token_id("a").unwrap()).is_err());
     // Another answer begins anew.
     assert!(!grammar.begin().is_complete());
-}
-
-/// What `docs/grammars.md` quotes: `cargo test --release -p models --test grammar_vocabularies -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_masks() {
-    let start = Instant::now();
-    let tokenizer =
-        Tokenizer::from_gguf(Gguf::open(&fixtures::vocab("qwen2").gguf).unwrap().metadata()).unwrap();
-    println!("{} tokens, tokenizer {:?}", tokenizer.n_vocab(), start.elapsed());
-    let gbnf = r#"
-        root ::= value
-        value ::= object | array | string | number
-        object ::= "{" ws (string ":" ws value ("," ws string ":" ws value)*)? "}"
-        array ::= "[" ws (value ("," ws value)*)? "]"
-        string ::= "\"" ([^"\\\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))* "\""
-        number ::= "-"? [0-9]+ ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
-        ws ::= " "?
-    "#;
-    for (name, rules) in [
-        ("schema", Rules::JsonSchema(SCHEMA.into())),
-        ("any JSON", Rules::JsonSchema("{}".into())),
-        ("GBNF of JSON", Rules::Grammar(gbnf.into())),
-        ("any text", Rules::Grammar("start: /(?s:.*)/".into())),
-    ] {
-        let start = Instant::now();
-        rules.check().unwrap();
-        let checked = start.elapsed();
-        let start = Instant::now();
-        let grammar = rules.compile(&tokenizer).unwrap();
-        let compiled = start.elapsed();
-        let mut logits = vec![0.0; tokenizer.n_vocab()];
-        for round in 0..3 {
-            let mut times: Vec<Duration> = Vec::new();
-            let mut answer = grammar.begin();
-            for id in tokenizer.encode(TEXT, PLAIN) {
-                logits.fill(0.0);
-                let start = Instant::now();
-                answer.allow(&mut logits).unwrap();
-                answer.accept(id).unwrap();
-                times.push(start.elapsed());
-            }
-            times.sort();
-            let mean = times.iter().sum::<Duration>() / times.len() as u32;
-            println!(
-                "{name}: check {checked:?}, compile {compiled:?}; round {round}: median {:?}, mean {mean:?}, slowest {:?}",
-                times[times.len() / 2],
-                times[times.len() - 1]
-            );
-        }
-    }
 }

@@ -260,22 +260,6 @@ mod tests {
         }
     }
 
-    /// What `docs/measurements.md` quotes: `cargo test -p fathom time_of_rendering -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn time_of_rendering() {
-        let text = "## A heading\n\nSome **bold** words, `code` and 模型.\n\n- an item\n\n```rust\nlet a = 1;\n```\n\n".repeat(200);
-        let chars: Vec<char> = text.chars().collect();
-        let pieces: Vec<String> = chars.chunks(4).map(|c| c.iter().collect()).take(4000).collect();
-        let null = std::fs::File::options().write(true).open(if cfg!(windows) { "NUL" } else { "/dev/null" });
-        let styled = View { styled: true, dimmed: true, ..view(Place::Stdout) };
-        let mut output = TextOutput::new(null.unwrap(), std::io::sink(), styled);
-        let start = std::time::Instant::now();
-        pieces.iter().for_each(|p| output.answer(p).unwrap());
-        output.end(Finish::Stop).unwrap();
-        println!("{} pieces in {:?}", pieces.len(), start.elapsed());
-    }
-
     #[test]
     fn an_empty_answer_is_a_line_and_none_is_nothing() {
         assert_eq!(shown(view(Place::Nowhere), &[], &[], Finish::Stop).0, "\n");

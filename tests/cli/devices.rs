@@ -108,12 +108,19 @@ fn too_little_memory_is_refused_with_numbers_or_left_alone() {
 
 #[test]
 fn whatever_fails_at_the_start_the_processor_does_the_work() {
-    let failures = ["cuMemAlloc_v2:N=2", "cuModuleLoadData:N=209", "cuMemcpyHtoDAsync_v2:N=999"];
-    for (failure, at) in failures.iter().flat_map(|f| [1, 2, 5, 20].map(|at| (f, at))) {
+    let failures = [
+        ("cuMemAlloc_v2:N=2", [1, 2, 5, 20]),
+        ("cuModuleLoadData:N=209", [1, 2, 3, 5]),
+        ("cuMemcpyHtoDAsync_v2:N=999", [1, 2, 5, 20]),
+    ];
+    for (failure, at) in failures.iter().flat_map(|(f, at)| at.map(|at| (f, at))) {
         let told = failure.replace('N', &at.to_string());
         let Some(mut command) = simulated(&[("FAKE_CUDA_FAIL", &told)]) else { return };
-        let ran = ran(&mut command, &START).done();
+        let ran = ran(&mut command, &[&["-v"], &START[..]].concat()).done();
         assert_eq!(ran.stdout, expected(), "{told}: {}", ran.stderr);
+        // It did fail, and that was said: here, or when a token was computed.
+        let said = ["trying with less", "everything runs on the processor", "going on with cpu"];
+        assert!(said.iter().any(|s| ran.stderr.contains(s)), "{told}: {}", ran.stderr);
     }
 }
 

@@ -412,14 +412,24 @@ const HALF: usize = 16 << 20;
 impl Staging {
     fn new(device: &Device) -> Result<Staging> {
         let mut s = Staging { at: [ptr::null_mut(); 2], free: [ptr::null_mut(); 2] };
-        for i in 0..2 {
-            s.at[i] = pinned(device, HALF)?;
-            const NO_TIMING: u32 = 2;
+        match s.fill(device) {
+            Ok(()) => Ok(s),
+            Err(e) => {
+                s.free(&device.driver);
+                Err(e)
+            }
+        }
+    }
+
+    fn fill(&mut self, device: &Device) -> Result<()> {
+        const NO_TIMING: u32 = 2;
+        for (at, free) in self.at.iter_mut().zip(&mut self.free) {
+            *at = pinned(device, HALF)?;
             // SAFETY: writes one handle.
-            let rc = unsafe { (device.driver.call.event_create)(&mut s.free[i], NO_TIMING) };
+            let rc = unsafe { (device.driver.call.event_create)(free, NO_TIMING) };
             device.check("making an event", rc)?;
         }
-        Ok(s)
+        Ok(())
     }
 
     fn upload(&mut self, device: &Device, to: DevicePtr, bytes: &[u8]) -> Result<()> {
@@ -446,11 +456,14 @@ impl Staging {
     }
 
     fn free(self, driver: &Driver) {
-        for i in 0..2 {
-            // SAFETY: made in `new`, used by nobody else; the driver waits for copies that still run.
-            unsafe {
-                (driver.call.event_destroy)(self.free[i]);
-                (driver.call.free_host)(self.at[i]);
+        for (at, free) in self.at.into_iter().zip(self.free) {
+            if !free.is_null() {
+                // SAFETY: made in `fill`, used by nobody else.
+                unsafe { (driver.call.event_destroy)(free) };
+            }
+            if !at.is_null() {
+                // SAFETY: as above; the driver waits for copies that still run.
+                unsafe { (driver.call.free_host)(at) };
             }
         }
     }

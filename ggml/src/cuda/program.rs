@@ -325,14 +325,16 @@ impl CudaProgram {
         let mut graph = ptr::null_mut();
         // SAFETY: writes one handle; the capture began above, and must end whatever happened.
         let ended = unsafe { (call.capture_end)(d.stream(), &mut graph) };
-        launched?;
-        d.check("recording a step", ended)?;
         let mut exec = ptr::null_mut();
-        // SAFETY: writes one handle; the graph is alive.
-        let rc = unsafe { (call.graph_instantiate)(&mut exec, graph, 0) };
-        // SAFETY: the graph is this function's own, and what was made of it does not need it.
-        unsafe { (call.graph_destroy)(graph) };
-        d.check("recording a step", rc)?;
+        let made = launched.and_then(|()| d.check("recording a step", ended)).and_then(|()| {
+            // SAFETY: writes one handle; the graph is alive.
+            d.check("recording a step", unsafe { (call.graph_instantiate)(&mut exec, graph, 0) })
+        });
+        if !graph.is_null() {
+            // SAFETY: the graph is this function's own, and what was made of it does not need it.
+            unsafe { (call.graph_destroy)(graph) };
+        }
+        made?;
         Ok(Recording { device: d.clone(), exec })
     }
 

@@ -264,3 +264,76 @@ impl Scheduler<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::graph::{Stack, Weights};
+    use crate::ops::{GateUp, Gating, Linear, Projection, RmsNorm, Router};
+    use crate::tensor::{Shape, Tensor};
+
+    /// A mixture with a shared expert, whose routed experts lie on backend 0 and everything else on backend 1.
+    fn mixture() -> (Graph, Placement) {
+        let mut weights = Weights::default();
+        let mut places = vec![];
+        let mut add = |dims: &[usize], place: usize| {
+            let shape = Shape::new(dims).unwrap();
+            places.push(place);
+            weights.add(Tensor::from_f32("w", shape, &vec![0.0; shape.n_elements()]).unwrap())
+        };
+        let (norm, gate_inp) = (add(&[8], 1), add(&[8, 4], 1));
+        let [gate, up, down] = [[8, 6, 4], [8, 6, 4], [6, 8, 4]].map(|dims| add(&dims, 0));
+        let [s_gate, s_up, s_down] = [[8, 6], [8, 6], [6, 8]].map(|dims| add(&dims, 1));
+        let mut g = Graph::new(Arc::new(weights));
+        let (x, h) = (g.input(8, Rows::Tokens), g.buffer(8, Rows::Tokens));
+        let (logits, hidden, y) =
+            (g.buffer(4, Rows::Tokens), g.buffer(6, Rows::Tokens), g.buffer(8, Rows::Tokens));
+        let sel = g.selection(2);
+        let linear = |x, w, y, add| Linear { x, parts: vec![Projection { w, bias: None, y }], add };
+        let norm = |x, y| RmsNorm { x, weight: norm, eps: 1e-6, y };
+        g.push(norm(x, x)).unwrap();
+        g.push(norm(x, h)).unwrap();
+        g.push(linear(h, gate_inp, logits, false)).unwrap();
+        let gating = Gating::Softmax;
+        g.push(Router { logits, bias: None, gating, groups: None, normalize: false, scale: 1.0, sel })
+            .unwrap();
+        let stack = |w, rows| Stack { w, row0: 0, stride: rows, rows, n: 4 };
+        let (gate, up, down) = (stack(gate, 6), stack(up, 6), stack(down, 8));
+        g.push(Experts { x: h, sel, gate, up, down, y: x, hidden: None }).unwrap();
+        g.push(GateUp { x: h, gate: s_gate, up: s_up, y: hidden }).unwrap();
+        g.push(linear(hidden, s_down, x, true)).unwrap();
+        g.push(norm(x, y)).unwrap();
+        g.output(y);
+        (g, Placement { weights: places, layers: vec![] })
+    }
+
+    #[test]
+    fn the_shared_expert_is_computed_while_the_chosen_ones_are() {
+        let (graph, placement) = mixture();
+        let all: Vec<usize> = (0..graph.ops().len()).collect();
+        let s = schedule(&graph, &placement, &all).unwrap();
+        let runs: Vec<(usize, Vec<&str>)> = s
+            .actions
+            .iter()
+            .filter_map(|a| match *a {
+                Action::Run { backend, part } => Some((backend, &s.shares[backend].parts[part])),
+                _ => None,
+            })
+            .map(|(b, ops)| (b, ops.iter().map(|&i| s.graph.ops()[i].operation().name()).collect()))
+            .collect();
+        let expected = [
+            (1, vec!["rms_norm", "rms_norm", "linear"]),
+            // Begun before the experts, which do not wait for it.
+            (1, vec!["gate_up", "linear"]),
+            (0, vec!["router", "experts"]),
+            (1, vec!["add", "rms_norm"]),
+        ];
+        assert_eq!(runs, expected);
+        // The input and the logits go there, zeros to sum into, and the sum comes back.
+        let moves = s.actions.iter().filter(|a| matches!(a, Action::Move { .. })).count();
+        let clears = s.actions.iter().filter(|a| matches!(a, Action::Clear { backend: 0, .. })).count();
+        assert_eq!((moves, clears), (3, 1));
+    }
+}
