@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use super::args::{Cli, GlobalArgs};
 use super::config::table::{self, Table};
 use super::config::{self, Config, Sources};
+use super::habits;
 use super::lookup::Lookup;
 use super::rewrite;
 use crate::failure::{Failure, Result};
@@ -83,7 +84,10 @@ pub fn parse(
         }
     }
     let cli = Cli::from_arg_matches(&matches).map_err(|e| failure(&e, &args))?;
-    let lookup = Lookup::new(&env, &config);
+    let mut lookup = Lookup::new(&env, &config);
+    if rewritten.implied {
+        lookup.commands = self::definition().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    }
     Ok(Parsed::Run(Box::new(Asked { cli, config, lookup })))
 }
 
@@ -100,6 +104,13 @@ fn added(error: &clap::Error, args: &[OsString]) -> Failure {
 
 fn failure(error: &clap::Error, args: &[OsString]) -> Failure {
     let (what, tip) = one_line(error);
+    let unknown = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => option,
+        _ => "",
+    };
+    if let Some(instead) = habits::instead_of_option(unknown) {
+        return Failure::usage(format!("there is no option '{unknown}'"), instead);
+    }
     let definition = definition();
     // The first one: values of options before the command are no names of commands.
     let command = args.iter().find_map(|arg| definition.find_subcommand(arg));

@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use super::habits;
 use crate::failure::{Failure, Result};
 
 /// The forms of llama.cpp and what they are called here.
@@ -20,6 +21,7 @@ pub const LONG_NAMES: &[(&str, &str)] = &[
     ("-ub", "--ubatch-size"),
     ("-st", "--single-turn"),
     ("-jf", "--json-schema"),
+    ("-dev", "--device"),
     ("-no-cnv", "--raw"),
 ];
 
@@ -39,6 +41,8 @@ const BEFORE_COMMAND_WITH_VALUE: &[&str] = &["--color", "--profile", "--config"]
 pub struct Rewritten {
     pub args: Vec<OsString>,
     pub command: Option<usize>,
+    /// Whether nobody named the command, so that `run` is meant.
+    pub implied: bool,
 }
 
 /// Rewrites `args` (without the program's name). `commands` are the names of the commands; without
@@ -64,14 +68,14 @@ pub fn rewrite(args: impl IntoIterator<Item = OsString>, commands: &[&str]) -> R
     }
     Ok(match first_word(&out) {
         Some(at) if commands.iter().any(|name| out[at] == *name) => {
-            Rewritten { args: out, command: Some(at) }
+            Rewritten { args: out, command: Some(at), implied: false }
         }
         Some(at) if ["-h", "--help", "-V", "--version", "help"].iter().any(|name| out[at] == *name) => {
-            Rewritten { args: out, command: None }
+            Rewritten { args: out, command: None, implied: false }
         }
         _ => {
             out.insert(0, "run".into());
-            Rewritten { args: out, command: Some(0) }
+            Rewritten { args: out, command: Some(0), implied: true }
         }
     })
 }
@@ -99,9 +103,10 @@ fn long_name(arg: &str) -> Result<Option<&'static str>> {
     if known {
         return Ok(None);
     }
+    let instead = habits::instead_of_option(arg);
     Err(Failure::usage(
         format!("there is no option '{arg}'"),
-        "names of several letters take two dashes; 'fathom help' lists them",
+        instead.unwrap_or("names of several letters take two dashes; 'fathom help run' lists them"),
     ))
 }
 

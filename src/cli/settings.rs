@@ -10,6 +10,7 @@ use ggml_sys::cpu::CACHE_TYPES;
 use super::args::{EngineArgs, GenerationArgs, MlaArg, ModelArgs};
 use super::config::Origin;
 use super::lookup::{self, Lookup};
+use super::mistyped;
 use super::rules::Form;
 use crate::devices::DeviceSettings;
 use crate::failure::{Failure, Result};
@@ -64,7 +65,11 @@ pub fn choose(model: &ModelArgs, words: &[OsString], lookup: &Lookup) -> Result<
         let text = word.to_str().map(str::to_owned);
         text.ok_or_else(|| Failure::usage("the prompt is no UTF-8", "set the terminal to UTF-8"))
     });
-    Ok(Choice { source, words: words.collect::<Result<_>>()?, stdin: !stdin.is_empty() })
+    let words: Vec<String> = words.collect::<Result<_>>()?;
+    if !matches!(source, Source::Named(_) | Source::Bundled { named: true }) {
+        mistyped::check(&words, lookup.commands.iter().map(String::as_str))?;
+    }
+    Ok(Choice { source, words, stdin: !stdin.is_empty() })
 }
 
 /// The model where a command takes nothing but one.

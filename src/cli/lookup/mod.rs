@@ -24,6 +24,8 @@ pub struct Lookup {
     places: Vec<Place>,
     /// The setting `model`, and who set it.
     pub unnamed: Option<(OsString, Origin)>,
+    /// Commands that a first word which is no model may have been meant for; empty where one is named.
+    pub commands: Vec<String>,
 }
 
 /// A place where models lie, in the order in which they are looked for.
@@ -156,7 +158,7 @@ impl Lookup {
             };
             Some((name, v.origin.clone()))
         });
-        Lookup { places: places(env, config), unnamed }
+        Lookup { places: places(env, config), unnamed, commands: Vec::new() }
     }
 
     /// The places that there are.
@@ -334,21 +336,8 @@ fn is_gguf(path: &Path) -> bool {
     fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
 }
 
-/// Levenshtein distance in characters.
-pub fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
+/// Edits that lead from one name to the other, two letters in each other's place counting as one.
+pub use strsim::osa_distance as distance;
 
 #[cfg(test)]
 mod tests {
@@ -361,7 +350,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, b"GGUF").unwrap();
         }
-        let lookup = Lookup { places: vec![Place::Folder(dir.path().into())], unnamed: None };
+        let lookup = Lookup { places: vec![Place::Folder(dir.path().into())], ..Lookup::default() };
         (dir, lookup)
     }
 
@@ -414,12 +403,5 @@ mod tests {
         fs::write(&text, "hello").unwrap();
         // Named by its path it is meant as the model, whatever it holds; the reader will say.
         assert!(lookup.first_word(text.as_os_str()).unwrap().is_some());
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("same", "same"), 0);
     }
 }
