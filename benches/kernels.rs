@@ -23,6 +23,8 @@ const K: usize = 2048;
 const N_W: usize = 64;
 /// Rows of a prompt.
 const MANY: usize = 256;
+/// Rows of weights that a prompt's kernels get at once.
+const TILE: usize = 256;
 
 /// Times `f` for every instruction set.
 fn each(
@@ -47,7 +49,7 @@ fn products(c: &mut Criterion) {
             let bytes = Throughput::Bytes(p.bytes());
             each(c, &format!("{name} matvec x{rows}"), bytes, |k| p.run(k, false).first().copied());
         }
-        let mut p = Product::new(format.ty, K, N_W, MANY);
+        let mut p = Product::new(format.ty, K, TILE, MANY);
         let macs = Throughput::Elements(p.macs());
         each(c, &format!("{name} gemm x{MANY}"), macs, |k| p.run(k, true).first().copied());
     }

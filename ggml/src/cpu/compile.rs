@@ -8,18 +8,25 @@ use super::steps::attention::{Attend, FewRows, ManyRows, Merge};
 use super::steps::experts::{
     Combine, ExpertDown, ExpertGateUp, ExpertInput, ExpertSum, Gather, Group, KeepHidden, QuantizePairs,
 };
-use super::steps::matrix::{GateUpStep, HeadLinearStep, Input, LinearStep, Part};
+use super::steps::matrix::{GateUpStep, HeadLinearStep, Input, LinearStep, Part, TILE};
 use super::steps::mla::NaiveHeads;
 use super::steps::rows::{Choose, Norm, Quantize};
 use crate::act::ActFormat;
 use crate::backend::Share;
 use crate::cache::{LayerCache, ValueRows};
+use crate::cpu::kernels::Kernels;
 use crate::graph::{Graph, Heads, Stack, View, WeightId};
 use crate::ops::{Access, Attention, Experts, GateUp, HeadLinear, Linear, Op, Operation};
 
-/// Compiles a share of a graph for batches of up to `max_rows` rows over a cache with these layers.
-pub(super) fn compile(graph: &Graph, layers: &[LayerCache], max_rows: usize, share: &Share) -> Plan {
-    let mut c = Compiler { p: Planner::new(graph, max_rows), graph, layers };
+/// Compiles a share of a graph for batches of up to `max_rows` rows over a cache with these layers, for kernels on so many threads.
+pub(super) fn compile(
+    graph: &Graph,
+    layers: &[LayerCache],
+    max_rows: usize,
+    share: &Share,
+    machine: (&'static Kernels, usize),
+) -> Plan {
+    let mut c = Compiler { p: Planner::new(graph, max_rows), graph, layers, machine };
     for part in &share.parts {
         c.p.part();
         part.iter().for_each(|&op| c.op(&graph.ops()[op]));
@@ -31,6 +38,8 @@ struct Compiler<'g> {
     p: Planner<'g>,
     graph: &'g Graph,
     layers: &'g [LayerCache],
+    /// Kernels and threads.
+    machine: (&'static Kernels, usize),
 }
 
 impl Compiler<'_> {
@@ -99,12 +108,20 @@ impl Compiler<'_> {
         slot
     }
 
+    /// Weight rows of an item with many rows of activations: as many as kernels like, if two items a thread are left.
+    fn many(&self, w: WeightId, n_out: usize) -> usize {
+        let (kernels, threads) = self.machine;
+        let share = n_out.div_ceil(2 * threads).next_multiple_of(TILE);
+        share.min(kernels.many_rows(self.graph.weight(w).ty())).max(TILE)
+    }
+
     fn linear(&mut self, o: &Linear, mut uses: Uses) {
         let mut parts = vec![];
         for p in &o.parts {
             let input = self.input(o.x, p.w);
             uses.reads.push(region(input));
-            parts.push(Part { w: p.w, bias: p.bias.map(|b| self.floats(b)), input, y: p.y });
+            let bias = p.bias.map(|b| self.floats(b));
+            parts.push(Part { w: p.w, bias, input, y: p.y, many: self.many(p.w, p.y.width) });
         }
         let rows = self.graph.rows(o.x.buf);
         self.p.split_step(LinearStep { parts, rows, add: o.add }, uses);
@@ -124,7 +141,8 @@ impl Compiler<'_> {
         let gate = (o.gate, self.input(o.x, o.gate));
         let up = (o.up, self.input(o.x, o.up));
         uses.reads.extend([region(gate.1), region(up.1)]);
-        self.p.split_step(GateUpStep { gate, up, y: o.y, rows: self.graph.rows(o.x.buf) }, uses);
+        let (rows, many) = (self.graph.rows(o.x.buf), self.many(o.gate, o.y.width));
+        self.p.split_step(GateUpStep { gate, up, y: o.y, rows, many }, uses);
     }
 
     fn attention(&mut self, o: &Attention, uses: Uses) {

@@ -80,7 +80,7 @@ impl Backend for Cpu {
         share: &Share,
     ) -> Result<Box<dyn Program>> {
         check_cache_types(layers)?;
-        let plan = compile::compile(graph, layers, max_rows, share);
+        let plan = compile::compile(graph, layers, max_rows, share, (self.kernels, self.n_threads()));
         let memory = |what, bytes| AlignedBuf::huge(bytes).ok_or(Error::OutOfMemory { what, bytes });
         let arena = memory("activations", 4 * plan.arena)?;
         let scratch: Result<Vec<_>> = (0..self.pool.n_threads())

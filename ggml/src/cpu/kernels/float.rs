@@ -214,10 +214,13 @@ unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(s: S, a: &Args
 }
 
 /// Rows of weights of a panel, as wide as a strip of it.
-const STRIP: usize = 64;
+pub(super) const STRIP: usize = 64;
 
 /// The product by panels.
-fn many<S: Simd>(s: S, ty: GgmlType, a: &Args) {
+///
+/// # Panics
+/// If `ty` is a type of blocks.
+pub(super) fn many<S: Simd>(s: S, ty: GgmlType, a: &Args) {
     #[repr(align(64))]
     struct Strip([f32; DEPTH * STRIP]);
     let mut strip = Strip([0.0; DEPTH * STRIP]);
@@ -254,7 +257,7 @@ fn many<S: Simd>(s: S, ty: GgmlType, a: &Args) {
 /// If `ty` is a type of blocks.
 pub(super) fn product<S: Simd>(s: S, ty: GgmlType, args: &Args) {
     match ty {
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 if args.n_x > FEW => many(s, ty, args),
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 if args.n_x > FEW => s.many(ty, args),
         _ => dots(s, ty, args),
     }
 }

@@ -168,6 +168,12 @@ impl Kernels {
         with_isa!(self, |s| float::product(s, ty, &args));
     }
 
+    /// Weight rows of type `ty` that products with many activation rows do well to get at once.
+    pub fn many_rows(&self, ty: GgmlType) -> usize {
+        let plain = matches!(ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
+        with_isa!(self, |s| if plain { many_rows(s) } else { float::STRIP })
+    }
+
     /// Products of queries with F32 keys: `out[q * out_stride + i]` = query `q` · key `i`.
     ///
     /// `q` holds queries of `width` numbers, one after another. A result has the same bits whatever comes with it.
@@ -421,6 +427,11 @@ impl Kernels {
         std::hint::black_box(sum);
         macs
     }
+}
+
+/// [`Simd::MANY_ROWS`] of a value's type.
+fn many_rows<S: Simd>(_: S) -> usize {
+    S::MANY_ROWS
 }
 
 /// `kernel` on `s`: with the type's name spelled once.

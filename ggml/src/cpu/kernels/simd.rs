@@ -4,14 +4,15 @@
 //! i32 ([`Simd::I`]) or 64 bytes ([`Simd::Q`]). AVX-512 holds it in one register, AVX2 in two, NEON in
 //! four, the scalar twin in an array. Lane order, the order of additions and fused multiply-adds
 //! are part of the contract, so **every kernel gives the same bits on every instruction set**, and tests
-//! compare with `==`. An instruction set may replace [`Simd::gemm`] by one with bounds of its own, as AMX does.
+//! compare with `==`. An instruction set may replace [`Simd::gemm`] and [`Simd::many`] by its
+//! own with bounds of their own, as AMX does.
 //!
 //! A value of a type that implements [`Simd`] is the proof that the machine has those instructions;
 //! it is made once, where features are detected. Operations on registers are therefore safe; what
 //! dereferences a pointer is not.
 
-use super::{gemm, matvec};
-use crate::format::Format;
+use super::{float, gemm, matvec};
+use crate::format::{Format, GgmlType};
 
 /// An algorithm that [`Simd::vectorize`] compiles for an instruction set.
 pub(super) trait Kernel<S> {
@@ -28,6 +29,8 @@ pub(super) trait Simd: Copy {
     const WIDE: bool;
     /// Whether [`Simd::mac_signed`] is best left alone, and weights get 128 added for [`Simd::mac_unsigned`].
     const BIASED: bool;
+    /// Weight rows that [`Simd::many`] does well to get at once.
+    const MANY_ROWS: usize = float::STRIP;
     /// 16 × f32.
     type F: Copy;
     /// 16 × i32.
@@ -44,6 +47,14 @@ pub(super) trait Simd: Copy {
     /// Many activation rows against weights with a scale per `sub` elements.
     fn gemm<W: matvec::Weights<Self>>(self, w: W, sub: usize, args: &matvec::Args<'_>) {
         gemm::gemm(self, w, sub, args);
+    }
+
+    /// More than a few activation rows against weights of plain numbers.
+    ///
+    /// # Panics
+    /// If `ty` is a type of blocks.
+    fn many(self, ty: GgmlType, args: &float::Args) {
+        float::many(self, ty, args);
     }
 
     /// All lanes `x`.

@@ -226,7 +226,7 @@ const TILE: usize = 256;
 
 /// Weight rows of an item for `n` rows of the batch.
 fn expert_tile(row_bytes: usize, n_out: usize, n: usize) -> usize {
-    if n > FEW { TILE.min(n_out) } else { tile_rows(row_bytes, n_out, n) }
+    tile_rows(row_bytes, n_out, n, TILE)
 }
 
 /// Copies the hidden rows of a row's pairs to where the operation wants them, in the order of choice.
@@ -301,7 +301,7 @@ impl ExpertDown {
     }
 
     fn tile(&self, x: &Exec<'_>) -> usize {
-        tile_rows(x.graph.weight(self.w.w).row_bytes(), self.w.rows, x.batch.len())
+        tile_rows(x.graph.weight(self.w.w).row_bytes(), self.w.rows, x.batch.len(), TILE)
     }
 }
 

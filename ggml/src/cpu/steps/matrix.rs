@@ -16,8 +16,8 @@ const FEW_OF_MANY: usize = 4;
 /// Bytes of weights that an item streams, about: enough to hide the cost of fetching an item, few enough to share out evenly.
 const ITEM_BYTES: usize = 48 << 10;
 
-/// Weight rows of an item when there are many rows of activations.
-const TILE: usize = 64;
+/// Weight rows of an item when there are many rows of activations, unless kernels like more.
+pub(in super::super) const TILE: usize = 64;
 
 /// Where the activations of a product come from.
 #[derive(Clone, Copy)]
@@ -30,10 +30,10 @@ pub(in super::super) enum Input {
     Q8(Slot, usize),
 }
 
-/// Weight rows of an item for `n` rows of activations.
-pub(in super::super) fn tile_rows(row_bytes: usize, n_out: usize, n: usize) -> usize {
+/// Weight rows of an item for `n` rows of activations, `many` if those are many.
+pub(in super::super) fn tile_rows(row_bytes: usize, n_out: usize, n: usize, many: usize) -> usize {
     if n > FEW {
-        return TILE.min(n_out);
+        return many.min(n_out);
     }
     // Whole multiples of eight rows, so that kernels that do several rows at once seldom have a rest.
     (ITEM_BYTES / row_bytes.max(1)).next_multiple_of(8).clamp(8, 256).min(n_out)
@@ -103,6 +103,8 @@ pub(in super::super) struct Part {
     pub bias: Option<std::sync::Arc<[f32]>>,
     pub input: Input,
     pub y: View,
+    /// Weight rows of an item with many rows of activations.
+    pub many: usize,
 }
 
 /// `y = x · wᵀ + bias`, or added to `y`.
@@ -114,7 +116,7 @@ pub(in super::super) struct LinearStep {
 
 impl LinearStep {
     fn tile(&self, x: &Exec<'_>, p: &Part) -> usize {
-        tile_rows(x.graph.weight(p.w).row_bytes(), p.y.width, x.n_rows(self.rows))
+        tile_rows(x.graph.weight(p.w).row_bytes(), p.y.width, x.n_rows(self.rows), p.many)
     }
 }
 
@@ -165,7 +167,8 @@ impl SplitStep for LinearStep {
 
     fn scratch(&self, max_rows: usize) -> usize {
         let widest = self.parts.iter().map(|p| p.y.width.min(256)).max().unwrap_or(0);
-        scratch_for(&[4 * widest * FEW, 4 * TILE * max_rows])
+        let many = self.parts.iter().map(|p| p.y.width.min(p.many)).max().unwrap_or(0);
+        scratch_for(&[4 * widest * FEW, 4 * many * max_rows])
     }
 }
 
@@ -175,11 +178,13 @@ pub(in super::super) struct GateUpStep {
     pub up: (WeightId, Input),
     pub y: View,
     pub rows: Rows,
+    /// Weight rows of each matrix of an item with many rows of activations.
+    pub many: usize,
 }
 
 impl GateUpStep {
     fn tile(&self, x: &Exec<'_>) -> usize {
-        tile_rows(2 * x.graph.weight(self.gate.0).row_bytes(), self.y.width, x.n_rows(self.rows))
+        tile_rows(2 * x.graph.weight(self.gate.0).row_bytes(), self.y.width, x.n_rows(self.rows), self.many)
     }
 }
 
@@ -209,7 +214,7 @@ impl SplitStep for GateUpStep {
     }
 
     fn scratch(&self, max_rows: usize) -> usize {
-        scratch_for(&[4 * 256 * FEW, 4 * TILE * max_rows])
+        scratch_for(&[4 * 256 * FEW, 4 * self.many * max_rows])
     }
 }
 

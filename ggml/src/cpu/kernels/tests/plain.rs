@@ -21,7 +21,7 @@ proptest! {
 
     #[test]
     fn products(
-        seed: u64, k in 1usize..400, n_w in 1usize..90, rows in 1usize..20, offset in 0usize..4, gap in 0usize..3,
+        seed: u64, k in 1usize..600, n_w in 1usize..90, rows in 1usize..40, offset in 0usize..4, gap in 0usize..3,
     ) {
         for ty in PLAIN {
             let mut rng = Random(seed);
@@ -38,20 +38,31 @@ proptest! {
                 y
             };
             let truth = run(available().next().unwrap(), &x, rows, 0, n_w);
-            let depth = if rows > 8 { k.min(128) as f64 + k as f64 / 128.0 + 1.0 } else { k as f64 / 16.0 + 5.0 };
-            for t in 0..rows {
-                for r in 0..n_w {
-                    let w = decoded(&w, ty, r, k);
-                    let terms = || w.iter().zip(&x[t * stride..]).map(|(&w, &x)| f64::from(w) * f64::from(x));
-                    let error = (f64::from(truth[t * (n_w + 1) + r]) - terms().sum::<f64>()).abs();
-                    let bound = depth * EPS * terms().map(f64::abs).sum::<f64>();
-                    prop_assert!(error <= bound, "{ty}: {error} > {bound}");
+            let decoded: Vec<Vec<f32>> = (0..n_w).map(|r| decoded(&w, ty, r, k)).collect();
+            let within = |y: &[f32], depth: f64| {
+                for t in 0..rows {
+                    for (r, w) in decoded.iter().enumerate() {
+                        let terms = || w.iter().zip(&x[t * stride..]).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                        let error = (f64::from(y[t * (n_w + 1) + r]) - terms().sum::<f64>()).abs();
+                        let bound = depth * EPS * terms().map(f64::abs).sum::<f64>();
+                        prop_assert!(error <= bound, "{ty}: {error} > {bound}");
+                    }
+                    prop_assert!(y[t * (n_w + 1) + n_w].is_nan(), "nothing is written between");
                 }
-                prop_assert!(truth[t * (n_w + 1) + n_w].is_nan(), "nothing is written between");
-            }
+                Ok(())
+            };
+            let many = k.min(128) as f64 + k as f64 / 128.0 + 1.0;
+            within(&truth, if rows > 8 { many } else { k as f64 / 16.0 + 5.0 })?;
             for kernels in available() {
                 let all = run(kernels, &x, rows, 0, n_w);
-                prop_assert_eq!(bits(&all), bits(&truth), "{} on {:?}", ty, kernels);
+                let truth = if kernels.isa == Isa::Amx && rows > 8 {
+                    // Additions in an instruction and of 24 instructions, and pieces left out: see `amx::plain`.
+                    within(&all, 25.0 + k as f64 / 256.0)?;
+                    all.clone()
+                } else {
+                    prop_assert_eq!(bits(&all), bits(&truth), "{} on {:?}", ty, kernels);
+                    truth.clone()
+                };
                 // The last row among fewer of its regime, and the last row of weights by itself.
                 let few = if rows > 8 { 9 } else { 1 };
                 let last = run(kernels, &x[(rows - few) * stride..], few, 0, n_w);

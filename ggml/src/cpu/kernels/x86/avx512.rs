@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::simd::{Decode, Kernel, Simd};
-use super::super::{gemm, matvec};
-use crate::format::Format;
+use super::super::{float, gemm, matvec};
+use crate::format::{Format, GgmlType};
 
 /// AVX-512 F, BW, DQ and VL, with a way to multiply bytes.
 #[derive(Clone, Copy)]
@@ -32,6 +32,14 @@ pub(in super::super) trait Multiply: Copy {
     /// See [`Simd::gemm`].
     fn gemm<W: matvec::Weights<Avx512<Self>>>(s: Avx512<Self>, w: W, sub: usize, args: &matvec::Args<'_>) {
         gemm::gemm(s, w, sub, args);
+    }
+
+    /// See [`Simd::MANY_ROWS`].
+    const MANY_ROWS: usize = float::STRIP;
+
+    /// See [`Simd::many`].
+    fn many(s: Avx512<Self>, ty: GgmlType, args: &float::Args) {
+        float::many(s, ty, args);
     }
 }
 
@@ -149,6 +157,12 @@ impl<M: Multiply> Simd for Avx512<M> {
 
     fn gemm<W: matvec::Weights<Self>>(self, w: W, sub: usize, args: &matvec::Args<'_>) {
         M::gemm(self, w, sub, args);
+    }
+
+    const MANY_ROWS: usize = M::MANY_ROWS;
+
+    fn many(self, ty: GgmlType, args: &float::Args) {
+        M::many(self, ty, args);
     }
 
     #[inline(always)]

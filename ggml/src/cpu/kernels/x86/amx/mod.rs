@@ -1,6 +1,6 @@
 //! AMX: a register of 16 rows of 64 bytes, and one instruction that multiplies two of them.
 //!
-//! Only prompts gain by it, so this is AVX-512 with VNNI in all but [`Simd::gemm`]. A *tile* of 16 activation rows (their
+//! Only prompts gain by it, so this is AVX-512 with VNNI in all but [`Simd::gemm`] and [`Simd::many`]. A *tile* of 16 activation rows (their
 //! bytes as they lie) times one of 16 weight rows (a panel as in [`super::super::gemm`]: 16 × (16 rows × 4
 //! neighbouring elements)) adds 64 products to each of 16 × 16 sums in 16 cycles, eight times what VNNI does.
 //! What is left to vectors is to scale the sums, so the less often that happens the better:
@@ -11,6 +11,7 @@
 //!   are closer to the truth than those of the other instruction sets, whose bits they do not have.
 //! - **Blocks of 32** have a scale each, and so have their activations: 32 products to a sum, scaled in the order of
 //!   the other instruction sets, with the same bits.
+//! - **Plain numbers** are multiplied in pieces of bfloat16: [`plain`].
 //!
 //! Everything else takes VNNI's way.
 //!
@@ -19,6 +20,7 @@
 
 mod block32;
 mod few;
+mod plain;
 mod super_block;
 
 use std::arch::asm;
@@ -30,13 +32,14 @@ use std::mem::MaybeUninit;
 use block32::Panel32;
 use super_block::SuperPanel;
 
-use super::super::gemm;
 use super::super::matvec::{Args, Padded, STEP, Weights};
 use super::super::simd::{Kernel, Simd};
+use super::super::{float, gemm};
 use super::avx512::{Avx512, Multiply, Vnni};
 use crate::act::SUM;
+use crate::format::GgmlType;
 
-/// AVX-512 with VNNI and AMX for bytes.
+/// AVX-512 with VNNI and AMX for bytes and bfloat16.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Tiles;
 
@@ -50,15 +53,16 @@ impl Avx512<Tiles> {
     }
 }
 
-/// Whether the processor has tiles and multiplies bytes in them, and the system saves them.
+/// Whether the processor has tiles and multiplies bytes and bfloat16 in them, and the system saves them.
 fn has_tiles() -> bool {
     const TILE: u32 = 1 << 24;
     const INT8: u32 = 1 << 25;
+    const BF16: u32 = 1 << 22;
     const OSXSAVE: u32 = 1 << 27;
     const SAVED: u64 = 3 << 17;
     if __cpuid(0).eax < 7
         || __cpuid(1).ecx & OSXSAVE == 0
-        || __cpuid_count(7, 0).edx & (TILE | INT8) != TILE | INT8
+        || __cpuid_count(7, 0).edx & (TILE | INT8 | BF16) != TILE | INT8 | BF16
     {
         return false;
     }
@@ -127,6 +131,12 @@ impl Multiply for Tiles {
         } else {
             gemm::gemm(s, w, sub, args);
         }
+    }
+
+    const MANY_ROWS: usize = plain::PANEL;
+
+    fn many(s: Amx, ty: GgmlType, args: &float::Args) {
+        plain::product(s, ty, args);
     }
 }
 
