@@ -124,6 +124,9 @@ pub trait Program: Send {
     /// If there is no such buffer, or the device failed on the way.
     fn read(&self, buf: BufId) -> Result<Vec<f32>>;
 
+    /// Gives memory back that only runs need, because another program runs next. What could be read is lost, but for tallies.
+    fn rest(&mut self) {}
+
     /// What a tally of the graph holds after all runs so far.
     ///
     /// # Errors

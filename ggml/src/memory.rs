@@ -53,6 +53,18 @@ impl AlignedBuf {
         Some(AlignedBuf { memory: Memory::Map(map), len })
     }
 
+    /// Gives the memory back until it is written again, where the system can; what was in it is lost.
+    pub fn discard(&mut self) {
+        #[cfg(target_os = "linux")]
+        if let Memory::Map(map) = &self.memory {
+            // SAFETY: of an anonymous map that nobody else refers to this makes zeros, which are as good bytes as any.
+            let given = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            if let Err(e) = given {
+                log::debug!("memory is kept: {e}");
+            }
+        }
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: `len` initialized bytes live there as long as `self` does.
@@ -105,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_zero_aligned_and_ones_own_on_the_heap_and_in_maps() {
+    fn bytes_are_aligned_ones_own_and_zero_at_first_on_the_heap_and_in_maps() {
         for len in [0, 1, HUGE - 1, HUGE, HUGE + 1] {
             for make in [AlignedBuf::zeroed, AlignedBuf::huge] {
                 let mut buf = make(len).unwrap();
@@ -114,6 +126,11 @@ mod tests {
                 buf.as_mut_slice().fill(7);
                 assert!(make(len).unwrap().as_slice().iter().all(|b| *b == 0));
                 assert!(buf.as_slice().iter().all(|b| *b == 7));
+                buf.discard();
+                let rest = buf.as_slice().first().copied().unwrap_or(0);
+                assert!(buf.as_slice().iter().all(|b| *b == rest) && [0, 7].contains(&rest));
+                buf.as_mut_slice().fill(8);
+                assert!(buf.as_slice().iter().all(|b| *b == 8));
             }
         }
         assert!(AlignedBuf::zeroed(usize::MAX).is_none() && AlignedBuf::huge(usize::MAX).is_none());

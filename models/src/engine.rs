@@ -59,6 +59,8 @@ pub struct Engine {
     watch: Watch,
     /// Compiled when first used.
     programs: Vec<(MlaForm, Compiled)>,
+    /// The form that ran last.
+    latest: Option<MlaForm>,
     /// What goes on if the backend fails.
     fallback: Option<Arc<dyn Backend>>,
 }
@@ -80,7 +82,7 @@ impl Engine {
         let layers = model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default));
         let cache = backend.cache(&layers, options.n_ctx)?;
         let (watch, programs) = (Watch::Nothing, vec![]);
-        Ok(Engine { model, backend, options, layers, cache, watch, programs, fallback: None })
+        Ok(Engine { model, backend, options, layers, cache, watch, programs, latest: None, fallback: None })
     }
 
     /// Names the backend that goes on if a device fails, see [`Engine::fall_back`].
@@ -193,6 +195,11 @@ impl Engine {
 
     fn run(&mut self, form: MlaForm, rows: &[Row]) -> Result<StepOutput> {
         let index = self.compiled(form)?;
+        // Only one of them needs its buffers: those of a long prompt are large, and it may be long until the next.
+        if self.latest.replace(form) != Some(form) {
+            let others = self.programs.iter_mut().filter(|(other, _)| *other != form);
+            others.for_each(|(_, c)| c.program.rest());
+        }
         let c = &mut self.programs[index].1;
         c.program.run(rows, &mut self.cache, &[])?;
         Ok(StepOutput { logits: c.program.read(c.logits)?, hidden: c.program.read(c.hidden)? })

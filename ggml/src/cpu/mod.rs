@@ -204,6 +204,11 @@ impl Program for CpuProgram {
         Ok(unsafe { std::slice::from_raw_parts(at, len) }.to_vec())
     }
 
+    fn rest(&mut self) {
+        self.arena.discard();
+        self.scratch.iter_mut().for_each(|memory| memory.0.get_mut().discard());
+    }
+
     fn tally(&self, tally: TallyId) -> Result<Tally> {
         self.tallies.get(tally.0 as usize).cloned().ok_or_else(|| Error::Batch("no such tally".into()))
     }

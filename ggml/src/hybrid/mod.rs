@@ -144,6 +144,10 @@ impl Program for HybridProgram {
         self.programs[*home].as_ref().ok_or_else(none)?.read(buf)
     }
 
+    fn rest(&mut self) {
+        self.programs.iter_mut().flatten().for_each(|p| p.rest());
+    }
+
     fn tally(&self, tally: TallyId) -> Result<Tally> {
         let none = || Error::Batch("no such tally".into());
         let home = self.homes.tallies.get(&tally).ok_or_else(none)?;
