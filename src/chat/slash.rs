@@ -6,8 +6,8 @@ use clap::ValueEnum;
 
 use crate::cli::args::ThinkArg;
 use crate::cli::config::folder;
-use crate::cli::lookup::distance;
-use crate::cli::settings::SAMPLING_NAMES;
+use crate::cli::lookup::meant;
+use crate::cli::settings::{SAMPLING_NAMES, no_parameter};
 use crate::failure::{Failure, Result};
 
 /// A command.
@@ -172,11 +172,11 @@ impl Slash {
 }
 
 fn unknown(name: &str) -> Failure {
-    let names = COMMANDS.iter().flat_map(|e| e.names);
-    let nearest = names.min_by_key(|n| distance(name, n)).unwrap_or(&"help");
+    let nearest = meant(name, COMMANDS.iter().flat_map(|e| e.names.iter().copied()));
+    let nearest = nearest.map_or(String::new(), |nearest| format!("nearest is /{nearest}; "));
     Failure::usage(
         format!("there is no command /{name}"),
-        format!("nearest is /{nearest}; /help lists all; between triple quotes a slash begins a text"),
+        format!("{nearest}/help lists all; between triple quotes a slash begins a text"),
     )
 }
 
@@ -242,11 +242,7 @@ fn set(rest: &str) -> Result<Set> {
         "n-predict" => tokens().map(Set::Limit),
         "think-budget" => tokens().map(Set::ThinkBudget),
         name if SAMPLING_NAMES.contains(&name) => Ok(Set::Parameter(name.to_owned(), number)),
-        name => {
-            let names = SAMPLING_NAMES.iter().chain(&OTHER_NAMES);
-            let nearest = names.min_by_key(|n| distance(name, n)).unwrap_or(&"temp");
-            Err(Failure::usage(format!("there is no parameter '{name}'"), format!("nearest is {nearest}")))
-        }
+        name => Err(no_parameter(name, &[&SAMPLING_NAMES[..], &OTHER_NAMES].concat())),
     }
 }
 

@@ -9,7 +9,7 @@ use ggml_sys::cpu::CACHE_TYPES;
 
 use super::args::{EngineArgs, GenerationArgs, MlaArg, ModelArgs};
 use super::config::Origin;
-use super::lookup::{self, Lookup};
+use super::lookup::{Lookup, meant};
 use super::mistyped;
 use super::rules::Form;
 use crate::devices::DeviceSettings;
@@ -272,15 +272,19 @@ impl Sampling {
                 range(whole, "a whole number below 2^32; -1 is a new one each time")?;
                 self.seed = (value >= 0.0).then_some(positive as u64);
             }
-            _ => return Err(no_such_name(name)),
+            _ => return Err(no_parameter(name, &SAMPLING_NAMES)),
         }
         Ok(())
     }
 }
 
-fn no_such_name(name: &str) -> Failure {
-    let nearest = SAMPLING_NAMES.iter().min_by_key(|n| lookup::distance(name, n)).unwrap_or(&"temp");
-    Failure::usage(format!("there is no parameter '{name}'"), format!("nearest is {nearest}"))
+/// That there is no such parameter, with the one that is meant or all that there are.
+pub fn no_parameter(name: &str, known: &[&str]) -> Failure {
+    let hint = match meant(name, known.iter().copied()) {
+        Some(nearest) => format!("nearest is {nearest}"),
+        None => format!("there are {}", known.join(", ")),
+    };
+    Failure::usage(format!("there is no parameter '{name}'"), hint)
 }
 
 impl GenerationSettings {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Document, Item, TableLike, Value};
 
 use super::table::{Kind, RULES, Setting, Table};
-use crate::cli::lookup::distance;
+use crate::cli::lookup::meant;
 use crate::cli::rules;
 use crate::failure::{Failure, Result};
 
@@ -133,12 +133,12 @@ impl File {
 /// That there is no such profile, and which there are.
 pub fn no_profile(name: &str, known: &[&str], path: &Path) -> Failure {
     let what = format!("there is no profile '{name}'");
-    let hint = match known.iter().min_by_key(|n| distance(n, name)) {
-        None => format!("{} has none; [{PROFILES}.{name}] begins one", path.display()),
-        Some(nearest) if known.len() > 1 && distance(nearest, name) * 2 <= name.chars().count() => {
+    let hint = match meant(name, known.iter().copied()) {
+        _ if known.is_empty() => format!("{} has none; [{PROFILES}.{name}] begins one", path.display()),
+        Some(nearest) if known.len() > 1 => {
             format!("nearest is {nearest}; {} has {}", path.display(), known.join(", "))
         }
-        Some(_) => format!("{} has {}", path.display(), known.join(", ")),
+        _ => format!("{} has {}", path.display(), known.join(", ")),
     };
     Failure::usage(what, hint)
 }

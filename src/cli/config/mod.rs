@@ -304,11 +304,20 @@ impl Sources<'_> {
     }
 }
 
+/// Variables that set what is no option.
+const OTHERS: [&str; 6] = [
+    lookup::FOLDERS,
+    "FATHOM_CONFIG",
+    "FATHOM_NO_CONFIG",
+    "FATHOM_PROFILE",
+    "FATHOM_CPU",
+    "FATHOM_CUDA_DRIVER",
+];
+
 /// Variables that begin with `FATHOM_` and set nothing, each with the nearest that would.
 pub fn unknown_variables(table: &Table, names: impl Iterator<Item = String>) -> Vec<(String, String)> {
-    let others = [lookup::FOLDERS, "FATHOM_CONFIG", "FATHOM_NO_CONFIG", "FATHOM_PROFILE", "FATHOM_CPU"];
     let mut known: Vec<String> = table.iter().flat_map(|s| s.variables().map(|(_, v)| v)).collect();
-    known.extend(others.map(str::to_owned));
+    known.extend(OTHERS.map(str::to_owned));
     let unknown = names.filter(|n| n.starts_with("FATHOM_") && !known.contains(n));
     let nearest = |n: &str| known.iter().min_by_key(|k| lookup::distance(k, n)).cloned().unwrap_or_default();
     unknown.map(|n| (nearest(&n), n)).map(|(nearest, n)| (n, nearest)).collect()

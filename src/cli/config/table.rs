@@ -4,7 +4,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
 
 use crate::cli::args::{DisplayArgs, EngineArgs, GenerationArgs, GlobalArgs, ModelArgs};
-use crate::cli::lookup::distance;
+use crate::cli::lookup::meant;
 use crate::cli::rewrite::LONG_NAMES;
 use crate::cli::settings::{EngineSettings, GenerationSettings};
 use crate::failure::{Failure, Result};
@@ -95,11 +95,12 @@ impl Table {
     pub fn find(&self, name: &str) -> Result<&Setting> {
         let plain = name.replace('_', "-");
         self.0.iter().find(|s| s.names.contains(&plain)).ok_or_else(|| {
-            let names = self.0.iter().filter(|s| !s.hidden).flat_map(|s| s.names.iter().map(move |n| (s, n)));
-            let nearest = names.min_by_key(|(_, n)| distance(&plain, n)).map_or("", |(s, _)| &s.key);
+            let names = self.0.iter().filter(|s| !s.hidden).flat_map(|s| s.names.iter().map(String::as_str));
+            let nearest = meant(&plain, names).and_then(|name| self.find(name).ok());
+            let nearest = nearest.map_or(String::new(), |s| format!("nearest is {}; ", s.key));
             Failure::usage(
                 format!("there is no setting '{name}'"),
-                format!("nearest is {nearest}; 'fathom config' lists all"),
+                format!("{nearest}'fathom config' lists all"),
             )
         })
     }

@@ -339,6 +339,12 @@ fn is_gguf(path: &Path) -> bool {
 /// Edits that lead from one name to the other, two letters in each other's place counting as one.
 pub use strsim::osa_distance as distance;
 
+/// The one of `names` that `typed` is nearest to, if half of its letters are right.
+pub fn meant<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = names.into_iter().map(|name| (distance(typed, name), name)).min_by_key(|(edits, _)| *edits);
+    scored.filter(|(edits, _)| 2 * edits <= typed.chars().count()).map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,5 +409,13 @@ mod tests {
         fs::write(&text, "hello").unwrap();
         // Named by its path it is meant as the model, whatever it holds; the reader will say.
         assert!(lookup.first_word(text.as_os_str()).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_meant_has_half_of_its_letters_right() {
+        assert_eq!(meant("hlep", ["undo", "help", "forget"]), Some("help"));
+        assert_eq!(meant("foo", ["stop", "temp"]), None);
+        assert_eq!(meant("", ["stop"]), None);
+        assert_eq!(meant("stop", []), None);
     }
 }

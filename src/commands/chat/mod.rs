@@ -61,7 +61,7 @@ impl Chat {
         let mut lines = Lines::new(!self.settings.display.no_history)?;
         if self.terminal {
             interrupt::be_patient();
-            log::note(&format!("this is {}; /help lists commands, Ctrl-D ends", self.loaded.name));
+            log::note(&format!("chat with {}: /help lists commands, Ctrl-D ends", self.loaded.name));
         }
         let mut waiting = first.map(Input::Block);
         loop {
