@@ -23,7 +23,7 @@ const OPTIONS: &[(&[&str], &str)] = &[
     ),
     (
         &["-rtr", "-fmoe", "-mla", "--run-time-repack", "--fused-moe"],
-        "it is done where it pays: leave it out",
+        "fathom decides that by itself: leave it out",
     ),
     (
         &["--numa", "--prio", "--poll", "-C", "--cpu-mask"],

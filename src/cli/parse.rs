@@ -53,6 +53,9 @@ pub fn parse(
     let commands: Vec<&str> =
         definition.get_subcommands().flat_map(|c| c.get_name_and_visible_aliases()).collect();
     let rewritten = rewrite::rewrite(args, &commands)?;
+    // Those that people type.
+    let visible = definition.get_subcommands().filter(|c| !c.is_hide_set());
+    let visible: Vec<String> = visible.map(|c| c.get_name().to_owned()).collect();
     let mut args = rewritten.args;
     let mut matches = match matches(definition.clone(), &args) {
         Ok(matches) => matches,
@@ -86,7 +89,7 @@ pub fn parse(
     let cli = Cli::from_arg_matches(&matches).map_err(|e| failure(&e, &args))?;
     let mut lookup = Lookup::new(&env, &config);
     if rewritten.implied {
-        lookup.commands = self::definition().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        lookup.commands = visible;
     }
     Ok(Parsed::Run(Box::new(Asked { cli, config, lookup })))
 }
@@ -144,6 +147,17 @@ mod tests {
         parse(args.iter().map(OsString::from), |name| {
             env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into())
         })
+    }
+
+    #[test]
+    fn only_commands_that_people_type_are_what_a_first_word_may_mean() {
+        let meant = |args: &[&str]| match parse_in(args, &[]).unwrap() {
+            Parsed::Run(asked) => asked.lookup.commands,
+            Parsed::Print(text) => panic!("{args:?} prints {text}"),
+        };
+        let names = meant(&["complete", "this"]);
+        assert!(names.iter().any(|n| n == "quantize") && !names.iter().any(|n| n == COMPLETE), "{names:?}");
+        assert!(meant(&["run", "hi"]).is_empty());
     }
 
     fn run(args: &[&str], env: &[(&str, &str)]) -> RunArgs {
