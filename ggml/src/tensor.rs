@@ -106,6 +106,15 @@ impl Bytes {
         Bytes { owner: Arc::new(bytes), range }
     }
 
+    /// Tells the owner that these bytes, counted from the first of `self`, will be read in a moment.
+    ///
+    /// # Panics
+    /// If there are no such bytes.
+    pub fn will_need(&self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.len(), "bytes beyond the end");
+        self.owner.will_need(self.range.start + range.start..self.range.start + range.end);
+    }
+
     /// Tells the owner that these bytes, counted from the first of `self`, will not be read soon.
     ///
     /// # Panics
@@ -204,9 +213,9 @@ impl Tensor {
     /// # Panics
     /// If there are no such rows.
     pub fn will_need(&self, rows: Range<usize>) {
-        let (n, at) = (self.row_bytes(), self.bytes.range.start);
+        let n = self.row_bytes();
         assert!(rows.end <= self.shape.n_rows(), "rows beyond the tensor");
-        self.bytes.owner.will_need(at + rows.start * n..at + rows.end * n);
+        self.bytes.will_need(rows.start * n..rows.end * n);
     }
 
     /// All values as F32, row-major. For small tensors (norms, biases) and tests.

@@ -147,7 +147,8 @@ impl Source {
         &self.0.tensors
     }
 
-    /// Tells the operating system that the tensors will be read in their order.
+    /// Tells the operating system that the tensors will be read in their order. The tensors of folders lie in another one,
+    /// and announce what is read of them.
     pub fn will_be_streamed(&self) {
         if let Some(gguf) = &self.0.gguf {
             gguf.advise(Access::Sequential);

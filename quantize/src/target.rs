@@ -38,6 +38,7 @@ pub struct Target {
     mix: Mix,
     pure: bool,
     output: Option<GgmlType>,
+    keeps_output: bool,
     embedding: Option<GgmlType>,
     overrides: Vec<Override>,
     importance: Option<ImportanceFile>,
@@ -46,7 +47,15 @@ pub struct Target {
 impl Target {
     /// A mix.
     pub fn of(mix: Mix) -> Self {
-        Target { mix, pure: false, output: None, embedding: None, overrides: Vec::new(), importance: None }
+        Target {
+            mix,
+            pure: false,
+            output: None,
+            keeps_output: false,
+            embedding: None,
+            overrides: Vec::new(),
+            importance: None,
+        }
     }
 
     /// The mix that is named after a type: Q4_K_M for Q4_K.
@@ -80,6 +89,12 @@ impl Target {
     pub fn with_output(mut self, ty: GgmlType) -> Result<Self> {
         self.output = Some(writable(ty)?);
         Ok(self)
+    }
+
+    /// Leaves the output matrix as it is, whatever type it would get otherwise. An embedding that serves as one is converted.
+    pub fn keeping_output(mut self) -> Self {
+        self.keeps_output = true;
+        self
     }
 
     /// Gives the embedding another type.
@@ -137,6 +152,11 @@ impl Target {
     /// The type of the output matrix, if it is given.
     pub fn output(&self) -> Option<GgmlType> {
         self.output
+    }
+
+    /// Whether the output matrix stays as it is.
+    pub fn keeps_output(&self) -> bool {
+        self.keeps_output
     }
 
     /// The type of the embedding, if it is given.

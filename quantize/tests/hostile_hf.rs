@@ -217,6 +217,13 @@ fn files_that_are_missing_or_no_json() {
     };
     refused(set("config.json", b""), "has no config.json: it is no Hugging Face folder");
     refused(set("tokenizer.json", b""), "has no tokenizer.json");
+    for name in ["tiktoken.model", "tokenizer.model", "vocab.json"] {
+        let instead = move |f: &mut Folder| {
+            f.files.insert("tokenizer.json".into(), vec![]);
+            f.files.insert(name.into(), b"{}".to_vec());
+        };
+        refused(instead, &format!("has no tokenizer.json, and its {name} is not read"));
+    }
     refused(
         set("model.safetensors", b""),
         "has no weights: neither model.safetensors nor model.safetensors.index.json",

@@ -3,7 +3,8 @@
 #![cfg(unix)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,8 @@ use tempfile::TempDir;
 const TASK: &str = "FATHOM_TEST_QUANTIZE";
 /// What it says at its first step.
 const BEGUN: &str = "begun";
+/// What takes the place on the disk.
+const FILLER: &str = "filler";
 /// Pause of such a process at each step, so that there is time to kill it.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -68,12 +71,25 @@ fn quantize(out: &Path, options: &Options) -> Result<Report, Error> {
 
 const SHARDS: Split = Split::BySize(2_000_000);
 
-/// No test by itself: what the other tests start as a process of its own. `OUT SHARDS|WHOLE KEEP|-`.
+/// Leaves `free` bytes on the disk of a folder, and a bit: systems give space in pages.
+fn fill(folder: &Path, free: u64) {
+    let mut filler = File::create(folder.join(FILLER)).unwrap();
+    while filler.write_all(&[1; 1 << 12]).is_ok() {}
+    let size = filler.metadata().unwrap().len();
+    filler.set_len(size.saturating_sub(free)).unwrap();
+}
+
+/// No test by itself: what the other tests start as a process of its own. `OUT SHARDS|WHOLE KEEP|-`, and perhaps the step
+/// at which something else fills the disk, and what that leaves.
 #[test]
 fn a_process_to_be_killed() {
     let Some(task) = std::env::var_os(TASK) else { return };
     let task = task.into_string().unwrap();
-    let [out, split, keep] = task.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let words: Vec<_> = task.split(' ').collect();
+    let [out, split, keep] = <[&str; 3]>::try_from(&words[..3]).unwrap();
+    let number = |i: usize| words.get(i).map(|n| n.parse::<u64>().unwrap());
+    let out = Path::new(out);
+    let mut step = 0;
     let split = if split == "SHARDS" { SHARDS } else { Split::Whole };
     let options = noting(Options { keep_partial: keep == "KEEP", ..options(split) });
     let mut begun = false;
@@ -82,8 +98,12 @@ fn a_process_to_be_killed() {
             println!("\n{BEGUN}");
         }
         std::thread::sleep(PAUSE);
+        step += 1;
+        if number(3) == Some(step) {
+            fill(out.parent().unwrap(), number(4).unwrap());
+        }
     };
-    if let Err(e) = run(&plan(), out.as_ref(), &options, progress, &AtomicBool::new(false)) {
+    if let Err(e) = run(&plan(), out, &options, progress, &AtomicBool::new(false)) {
         println!("error: {e}");
         std::process::exit(3);
     }
@@ -161,6 +181,74 @@ fn a_disk_that_fills_up_leaves_nothing_and_the_next_run_ends_it() {
             assert!(f.contents() == whole.contents());
         }
     }
+}
+
+/// A file system of its own for a process and those that it starts, which others do not see: mounts it on `$1`, runs the
+/// test twice, without what filled the disk the second time, and copies what the first has left to `$2`, what the second
+/// has left to `$3`. What it says begins with MOUNTED if it could be mounted.
+#[cfg(target_os = "linux")]
+const SMALL_DISK: &str = "\
+    mount -t tmpfs -o \"$4\" tmpfs \"$1\" || exit 77; echo MOUNTED; \
+    again() { \"$0\" a_process_to_be_killed --exact --nocapture --test-threads=1; echo \"status $?\"; }; \
+    FATHOM_TEST_QUANTIZE=\"$5\" again; rm -f \"$1/filler\"; cp -r \"$1/.\" \"$2\"; \
+    mount -o remount,nr_inodes=100 \"$1\"; FATHOM_TEST_QUANTIZE=\"$6\" again; cp -r \"$1/.\" \"$3\"";
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_file_system_that_others_fill_up_keeps_nothing_that_looks_finished() {
+    let mut random = Random(21);
+    let n = plan().lines().len() as u64;
+    // Before anything is written, among the tensors, at the end, with up to 1 MiB left; and no room for a journal's name.
+    let mut cases = vec![
+        (1, 0, "size=16m"),
+        (1, 60_000, "size=16m"),
+        (n, 0, "size=16m"),
+        (n + 9, 0, "size=16m,nr_inodes=2"),
+    ];
+    cases.extend((0..12).map(|_| (1 + random.next() % n, random.next() % (1 << 20), "size=16m")));
+    let mut failed = 0;
+    for (name, split) in [("WHOLE", Split::Whole), ("SHARDS", SHARDS)] {
+        let whole = Folder::new();
+        quantize(&whole.out, &options(split)).unwrap();
+        let want = whole.contents();
+        for (i, &(step, free, disk)) in cases.iter().enumerate() {
+            let keep = ["-", "KEEP"][i % 2];
+            let [disk_at, first, second] = [(); 3].map(|()| Folder::new());
+            let task = format!("{} {name} {keep}", disk_at.out.display());
+            let paths = [&disk_at, &first, &second].map(|f| f.dir.path().to_owned());
+            let output = Command::new("unshare")
+                .args(["-rm", "sh", "-c", SMALL_DISK])
+                .arg(std::env::current_exe().unwrap())
+                .args(paths)
+                .args([disk, &format!("{task} {step} {free}"), &task])
+                .output();
+            let said = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+            if !said.contains("MOUNTED") {
+                eprintln!("skipped: this system lets its users mount nothing (unshare -rm)");
+                return;
+            }
+            let case = format!("{name} {keep}: step {step}, {free} bytes left, {disk}");
+            let statuses: Vec<_> = said.lines().filter_map(|l| l.strip_prefix("status ")).collect();
+            assert_eq!(statuses.last(), Some(&"0"), "{case}: {said}");
+            assert!(second.contents() == want, "{case}: {:?}", second.names());
+            if statuses[0] == "0" {
+                // What was left was enough.
+                continue;
+            }
+            failed += 1;
+            let errors: Vec<_> = said.lines().filter(|l| l.starts_with("error: ")).collect();
+            assert!(
+                statuses[0] == "3" && errors.len() == 1 && errors[0].contains("No space left"),
+                "{case}: {said}"
+            );
+            let left = first.names();
+            assert!(
+                left.iter().all(|n| keep == "KEEP" && (n.ends_with(".partial") || n.ends_with(".journal"))),
+                "{case}: {left:?}"
+            );
+        }
+    }
+    assert!(failed >= 20, "{failed} of {} ran out of space", 2 * cases.len());
 }
 
 /// Stops after so many steps.

@@ -250,6 +250,27 @@ fn options_come_before_rules() {
 }
 
 #[test]
+fn an_output_matrix_that_is_left_alone_is_all_that_is() {
+    for name in ["llama-8b", "r1"] {
+        let model = Model::named(name);
+        let items: Vec<Item<'_>> =
+            model.tensors.iter().map(|(name, shape)| Item { name, shape: *shape }).collect();
+        let with = Target::of(Mix::Q4_K_M).types(&model.facts, false, &items);
+        let without = Target::of(Mix::Q4_K_M).keeping_output().types(&model.facts, false, &items);
+        let mut left = 0;
+        for ((item, with), without) in items.iter().zip(with).zip(without) {
+            if item.name == "output.weight" {
+                assert!(with.is_some() && without.is_none(), "{name}");
+                left += 1;
+            } else {
+                assert_eq!(with, without, "{name}: {}", item.name);
+            }
+        }
+        assert_eq!(left, 1, "{name}");
+    }
+}
+
+#[test]
 fn our_mixes_spare_what_every_token_uses() {
     use GgmlType as T;
     let mut model = Model::named("r1");

@@ -394,6 +394,9 @@ pub struct QuantizeArgs {
     /// Give the output matrix another type
     #[arg(long, value_name = "TYPE")]
     pub output_tensor_type: Option<String>,
+    /// Leave the output matrix as it is
+    #[arg(long)]
+    pub leave_output_tensor: bool,
     /// Give the token embedding another type
     #[arg(long, value_name = "TYPE")]
     pub token_embedding_type: Option<String>,

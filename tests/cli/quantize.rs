@@ -167,6 +167,11 @@ fn a_dry_run_says_what_would_become_of_each_tensor() {
         mixed["output"].as_str().unwrap().ends_with("-MOE_Q4_K.gguf")
             || mixed["output"].as_str().unwrap().ends_with("-moe_q4_k.gguf")
     );
+    let left = ["quantize", "-q", "--dry-run", "--json", "--leave-output-tensor", model(), "Q4_K_M"];
+    let tensors = json(&left)["tensors"].as_array().unwrap().clone();
+    let to = |name: &str| tensors.iter().find(|t| t["name"] == name).unwrap()["to"].clone();
+    assert_eq!([to("output.weight"), to("token_embd.weight")], ["F16", "Q4_K"]);
+    run(&[&left[..], &["--output-tensor-type", "Q8_0"]].concat()).failed(2, "--leave-output-tensor");
     run(&["quantize", "--output-tensor-type", "Q9", model(), "Q8_0"]).failed(2, "Q9");
     run(&["quantize", "--split-max-size", "4", model(), "Q8_0"]).failed(2, "no size");
     run(&["quantize", "--split-max-size", "4G", "--keep-split", model(), "Q8_0"]).failed(2, "two ways");
@@ -182,5 +187,16 @@ fn shards_run_as_one_model() {
     assert!(files[0].as_str().unwrap().ends_with(&format!("m-00001-of-{:05}.gguf", files.len())));
     assert_eq!(said["output"], files[0]);
     let ran = run(&[&["-q", "-m", files[1].as_str().unwrap()], &SUM[..]].concat()).done();
+    assert!(ran.stdout.contains("132"), "{}", ran.stdout);
+    // In another type, shard by shard.
+    let (input, out) = (files[0].as_str().unwrap(), dir.path().join("small.gguf"));
+    let again = json(&["quantize", "-q", "--json", "--keep-split", input, text(&out), "Q4_0"]);
+    let shards = again["files"].as_array().unwrap();
+    let tensors = |file: &Value| -> Vec<usize> {
+        let file = Gguf::open(file.as_str().unwrap().as_ref()).unwrap();
+        file.shards().iter().map(|shard| shard.n_tensors()).collect()
+    };
+    assert_eq!(tensors(&shards[0]), tensors(&files[0]));
+    let ran = run(&[&["-q", "-m", shards[0].as_str().unwrap()], &SUM[..]].concat()).done();
     assert!(ran.stdout.contains("132"), "{}", ran.stdout);
 }

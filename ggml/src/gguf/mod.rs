@@ -233,7 +233,8 @@ impl Gguf {
 }
 
 /// Maps any file into memory, to be read only; for files of weights in other formats. What the module says about files
-/// that change while they are open holds for it too.
+/// that change while they are open holds for it too. What [`Bytes::will_need`](crate::Bytes::will_need) announces of it is
+/// fetched.
 ///
 /// # Errors
 /// If it cannot be opened, or is no regular file.
@@ -246,7 +247,12 @@ pub fn map_file(path: &Path) -> Result<Owner> {
         return Err(Error::new(&display(path), ErrorKind::Header(what.into())));
     }
     // Nothing cannot be mapped.
-    Ok(if meta.len() == 0 { Arc::new([0u8; 0]) } else { map(path)? })
+    if meta.len() == 0 {
+        return Ok(Arc::new([0u8; 0]));
+    }
+    let map = map(path)?;
+    map.announce_reads(true);
+    Ok(map)
 }
 
 /// Maps a regular file that has at least one byte.

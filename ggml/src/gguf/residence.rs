@@ -45,6 +45,11 @@ impl FileMap {
     pub fn new(map: Mmap) -> Self {
         FileMap { map, announce: AtomicBool::new(false) }
     }
+
+    /// See [`Gguf::announce_reads`].
+    pub fn announce_reads(&self, on: bool) {
+        self.announce.store(on, Ordering::Relaxed);
+    }
 }
 
 impl AsRef<[u8]> for FileMap {
@@ -87,7 +92,7 @@ impl Gguf {
     /// Whether [`crate::Tensor::will_need`] tells the operating system. It costs a little for each call, which only files
     /// larger than memory are worth.
     pub fn announce_reads(&self, on: bool) {
-        self.maps().for_each(|map| map.announce.store(on, Ordering::Relaxed));
+        self.maps().for_each(|map| map.announce_reads(on));
     }
 
     /// Whether the pages of the files seem to be in the page cache, by the time it takes to touch some: others each time,

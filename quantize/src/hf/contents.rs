@@ -102,6 +102,20 @@ impl Weights {
         by_rows(self.cols, at, out, |row, col, out| self.row(row, col, out));
     }
 
+    /// See [`Contents::will_need`]. `elements` are those of the file.
+    fn will_need(&self, elements: Range<usize>) {
+        let n = self.width();
+        self.bytes.will_need(elements.start * n..elements.end * n);
+        if let Float::Fp8(scales) = &self.float
+            && !elements.is_empty()
+        {
+            let rows = self.cols * scales.block[0];
+            let first = elements.start / rows;
+            let of_row = scales.values.cols;
+            scales.values.will_need(first * of_row..elements.end.div_ceil(rows) * of_row);
+        }
+    }
+
     /// See [`Contents::release`]. `elements` are those of the file.
     fn release(&self, elements: Range<usize>) {
         let n = self.width();
@@ -135,6 +149,10 @@ impl Contents for Weights {
         Weights::read(self, at, out);
     }
 
+    fn will_need(&self, elements: Range<usize>) {
+        Weights::will_need(self, elements);
+    }
+
     fn release(&self, elements: Range<usize>) {
         Weights::release(self, elements);
     }
@@ -156,9 +174,18 @@ impl Contents for Interleaved {
         });
     }
 
+    fn will_need(&self, elements: Range<usize>) {
+        self.weights.will_need(whole(elements, self.head * self.weights.cols));
+    }
+
     fn release(&self, elements: Range<usize>) {
         self.weights.release(elements);
     }
+}
+
+/// The parts of `n` elements each, the first from 0 on, that a range touches.
+fn whole(range: Range<usize>, n: usize) -> Range<usize> {
+    range.start / n * n..range.end.div_ceil(n) * n
 }
 
 /// Matrices of one shape, one after the other: the experts of a layer.
@@ -187,6 +214,10 @@ impl Contents for Stack {
         });
     }
 
+    fn will_need(&self, elements: Range<usize>) {
+        self.parts(elements, |part, range| part.will_need(range));
+    }
+
     fn release(&self, elements: Range<usize>) {
         self.parts(elements, |part, range| part.release(range));
     }
@@ -205,6 +236,15 @@ pub(super) struct UpProjection {
     /// Rows of a head for keys, and for values.
     pub n_nope: usize,
     pub n_v: usize,
+}
+
+impl UpProjection {
+    /// The heads that `elements` of a tensor touch, `n` of them a head, will be read.
+    fn will_need_heads(&self, elements: Range<usize>, n: usize) {
+        let of_head = (self.n_nope + self.n_v) * self.weights.cols;
+        let heads = whole(elements, n);
+        self.weights.will_need(heads.start / n * of_head..heads.end / n * of_head);
+    }
 }
 
 impl Contents for KeysTransposed {
@@ -231,6 +271,10 @@ impl Contents for KeysTransposed {
             row += rows;
         }
     }
+
+    fn will_need(&self, elements: Range<usize>) {
+        self.0.will_need_heads(elements, self.0.n_nope * self.0.weights.cols);
+    }
 }
 
 impl Contents for Values {
@@ -239,6 +283,10 @@ impl Contents for Values {
         by_rows(weights.cols, at, out, |row, col, out| {
             weights.row(row / n_v * (n_nope + n_v) + n_nope + row % n_v, col, out);
         });
+    }
+
+    fn will_need(&self, elements: Range<usize>) {
+        self.0.will_need_heads(elements, self.0.n_v * self.0.weights.cols);
     }
 
     fn release(&self, elements: Range<usize>) {
@@ -261,13 +309,43 @@ impl Contents for Computed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use ggml_sys::tensor::Backing;
+
     use super::*;
-    use std::sync::Arc;
+
+    /// A file that notes what is announced of it.
+    struct Noted(Vec<u8>, Arc<Mutex<Vec<Range<usize>>>>);
+
+    impl AsRef<[u8]> for Noted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Backing for Noted {
+        fn will_need(&self, range: Range<usize>) {
+            self.1.lock().unwrap().push(range);
+        }
+    }
+
+    /// A matrix of `first`, `first` + 1, … in F32, as from the byte 4 · `first` of a file on.
+    fn counting_from(
+        first: usize,
+        rows: usize,
+        cols: usize,
+        noted: &Arc<Mutex<Vec<Range<usize>>>>,
+    ) -> Weights {
+        let (start, end) = (first * 4, (first + rows * cols) * 4);
+        let bytes = (0..first + rows * cols).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let bytes = Bytes::new(Arc::new(Noted(bytes, noted.clone())), start..end).unwrap();
+        Weights { float: Float::F32, rows, cols, bytes }
+    }
 
     /// A matrix of 0, 1, 2, … in F32.
     fn counting(rows: usize, cols: usize) -> Weights {
-        let bytes = (0..rows * cols).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        Weights { float: Float::F32, rows, cols, bytes: Bytes::from_vec(bytes) }
+        counting_from(0, rows, cols, &Arc::default())
     }
 
     /// All elements, read at once and in pieces of every size from every place.
@@ -286,6 +364,56 @@ mod tests {
         contents.release(0..n);
         assert_eq!(read(0, n), whole);
         whole
+    }
+
+    /// What is announced is what will be read, and little more: elements of which each is its index in the file, of which
+    /// `slack` more may be announced.
+    fn announces(contents: &dyn Contents, n: usize, slack: usize, noted: &Mutex<Vec<Range<usize>>>) {
+        for at in 0..n {
+            for len in 1..=n - at {
+                noted.lock().unwrap().clear();
+                contents.will_need(at..at + len);
+                let announced: Vec<usize> =
+                    noted.lock().unwrap().iter().flat_map(|r| r.clone().step_by(4)).collect();
+                let mut read = vec![0.0; len];
+                contents.read(at, &mut read);
+                for x in read {
+                    assert!(announced.contains(&(x as usize * 4)), "{x} at {at} of {len}: {announced:?}");
+                }
+                assert!(announced.len() <= len + slack, "{at} {len}: {announced:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_will_be_read_is_announced() {
+        let noted = Arc::default();
+        let counting = |first, rows, cols| counting_from(first, rows, cols, &noted);
+        announces(&counting(5, 4, 3), 12, 0, &noted);
+        // Whole heads of 12 elements.
+        announces(&Interleaved { weights: counting(0, 8, 3), head: 4 }, 24, 22, &noted);
+        announces(&Stack(vec![counting(0, 2, 3), counting(6, 2, 3), counting(12, 2, 3)]), 18, 0, &noted);
+        let up = Arc::new(UpProjection { weights: counting(2, 8, 2), n_nope: 3, n_v: 1 });
+        announces(&KeysTransposed(up.clone()), 12, 14, &noted);
+        announces(&Values(up), 4, 14, &noted);
+    }
+
+    #[test]
+    fn scales_are_announced_with_the_weights() {
+        let noted = Arc::<Mutex<Vec<_>>>::default();
+        // 5 × 7 in blocks of 2 × 3, so 3 × 3 scales, which begin at the byte 4.
+        let scales = Scales { values: Box::new(counting_from(1, 3, 3, &noted)), block: [2, 3] };
+        let bytes = Bytes::from_vec(vec![0x38; 35]);
+        let weights = Weights { float: Float::Fp8(scales), rows: 5, cols: 7, bytes };
+        let announced = |elements| {
+            Contents::will_need(&weights, elements);
+            std::mem::take(&mut *noted.lock().unwrap())
+        };
+        assert_eq!(announced(0..35), vec![4..40]);
+        assert_eq!(announced(13..14), vec![4..16]);
+        assert_eq!(announced(13..15), vec![4..28]);
+        assert_eq!(announced(28..35), vec![28..40]);
+        assert_eq!(announced(7..7), vec![]);
     }
 
     #[test]

@@ -37,10 +37,23 @@ const UNUSED: i32 = 5;
 /// DeepSeek's distilled models have Qwen's words with DeepSeek's special tokens; llama.cpp tells them apart.
 const DEEPSEEK_BOS: &str = "<｜begin▁of▁sentence｜>";
 
+/// The file of a vocabulary that is not read, if the folder has one: tiktoken's (Kimi K2), SentencePiece's, or GPT-2's.
+fn other_tokenizer(folder: &Folder<'_>) -> Result<Option<&'static str>> {
+    for name in ["tiktoken.model", "tokenizer.model", "vocab.json"] {
+        if folder.open(name)?.is_some() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
 impl Files {
     pub fn read(folder: &Folder<'_>) -> Result<Files> {
         let Some(tokenizer) = folder.json("tokenizer.json")? else {
-            return Err(folder.error("has no tokenizer.json; tokenizers in other files are not read".into()));
+            return Err(folder.error(match other_tokenizer(folder)? {
+                Some(name) => format!("has no tokenizer.json, and its {name} is not read"),
+                None => "has no tokenizer.json".into(),
+            }));
         };
         let config = folder.json_or_none("tokenizer_config.json")?;
         Ok(Files { tokenizer, config, generation: folder.json_or_none("generation_config.json")? })

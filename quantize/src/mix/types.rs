@@ -36,7 +36,8 @@ pub(crate) fn choose(target: &Target, facts: &Facts, known: bool, items: &[Item<
     let mut choices = vec![None; items.len()];
     for i in order {
         let item = &items[i];
-        if !rules::is_kept(item.name, item.shape) {
+        let left = target.keeps_output() && Class::of(item.name) == Class::Output;
+        if !left && !rules::is_kept(item.name, item.shape) {
             let wanted = chooser.wanted(item);
             let to = rules::fitting(wanted, item.shape);
             choices[i] = Some(Choice { to, fallback_of: (to != wanted).then_some(wanted) });

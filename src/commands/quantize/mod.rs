@@ -95,7 +95,14 @@ fn target(args: &QuantizeArgs, mix: &str) -> Result<Target> {
         target = target.pure();
     }
     if let Some(ty) = ty("--output-tensor-type", &args.output_tensor_type)? {
+        if args.leave_output_tensor {
+            let what = "--output-tensor-type gives a type to what --leave-output-tensor leaves as it is";
+            return Err(Failure::usage(what, "leave one of them out"));
+        }
         target = target.with_output(ty).map_err(explain)?;
+    }
+    if args.leave_output_tensor {
+        target = target.keeping_output();
     }
     if let Some(ty) = ty("--token-embedding-type", &args.token_embedding_type)? {
         target = target.with_embedding(ty).map_err(explain)?;
