@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
+use ggml_sys::Shape;
 use ggml_sys::format::{Format, MAX_BLOCK};
-use ggml_sys::{GgmlType, Shape};
 use rayon::prelude::*;
 
 use crate::deviation::Deviation;
@@ -87,37 +87,14 @@ fn piece(
         spread(w, from.shape, start, values.len(), importance);
         &importance[..]
     });
-    let emphasized = (to.ty == GgmlType::IQ1_S).then(|| emphasize(values, importance, to.block));
     // A plan holds only types with an encoder.
-    let encoded = to.encode(values, emphasized.as_deref().or(importance), dst);
+    let encoded = to.encode(values, importance, dst);
     debug_assert!(encoded.is_some(), "{}", to.name);
     to.decode(dst, decoded);
     match first_bad(decoded) {
         Some(at) => Err(Bad { at, value: values[at] }),
         None => Ok(Deviation::between(values, decoded, importance)),
     }
-}
-
-/// Importance times √(2σ² + x²), with the mean square σ² of each block: more of it for large values. Where least squares
-/// have so few codes that all values shrink by a fifth, this keeps more of their size. ggml weights this way in most of
-/// its types; what it changes in others is about the noise (docs/quantize.md).
-fn emphasize(values: &[f32], importance: Option<&[f32]>, block: usize) -> Vec<f32> {
-    let mut weights = Vec::with_capacity(values.len());
-    for x in values.chunks(block) {
-        let largest = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        if largest == 0.0 {
-            weights.resize(weights.len() + x.len(), 1.0);
-            continue;
-        }
-        // Relative to the largest, whose square may be beyond f32. Blocks are encoded one by one: their unit is their own.
-        let square = |x: &f32| (x / largest) * (x / largest);
-        let mean = x.iter().map(square).sum::<f32>() / x.len() as f32;
-        weights.extend(x.iter().map(|x| (2.0 * mean + square(x)).sqrt()));
-    }
-    for (w, importance) in weights.iter_mut().zip(importance.unwrap_or_default()) {
-        *w *= importance;
-    }
-    weights
 }
 
 /// The importance of `n` elements from `start` on: that of their columns, matrix by matrix.
@@ -135,17 +112,6 @@ fn spread(weights: &[f32], shape: Shape, start: usize, n: usize, out: &mut Vec<f
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn large_values_are_emphasized_within_their_blocks() {
-        let x = [1.0, 3.0, 0.0, 4e30, 0.0, 0.0];
-        let want = [11f32.sqrt() / 3.0, 19f32.sqrt() / 3.0, 1.0, 2f32.sqrt(), 1.0, 1.0];
-        let near = |got: Vec<f32>, want: [f32; 6]| got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6);
-        assert!(near(emphasize(&x, None, 2), want));
-        let importance = [2.0, 0.0, 1.0, 3.0, 1.0, 0.5];
-        let weighted = std::array::from_fn(|i| want[i] * importance[i]);
-        assert!(near(emphasize(&x, Some(&importance), 2), weighted));
-    }
 
     #[test]
     fn importance_is_that_of_columns() {
