@@ -52,15 +52,17 @@ pub fn run(
         outputs.push(Output::open(path, inputs(), options.force)?);
     }
     let finished = resume(done, &parts, &outputs, &mut journal)?;
-    // From here on what fails is removed.
-    outputs.iter_mut().for_each(|o| o.keep(false));
+    let resumed = finished.len();
+    // A run that is refused before it has done anything leaves what another one has done.
+    outputs.iter_mut().for_each(|o| o.keep(resumed > 0));
     let kept: u64 = outputs.iter().map(Output::len).sum::<Result<u64>>()?;
     let size: u64 = parts.iter().map(|p| p.size).sum();
     outputs[0].check_space(size.saturating_sub(kept))?;
+    let pool = plan::pool(options.threads)?;
+    // From here on what fails is removed.
+    outputs.iter_mut().for_each(|o| o.keep(false));
     plan.source().will_be_streamed();
-    let resumed = finished.len();
-    let stream =
-        Stream { plan, parts: &parts, finished, pool: plan::pool(options.threads)?, progress, cancel };
+    let stream = Stream { plan, parts: &parts, finished, pool, progress, cancel };
     let mut files =
         Files::new(&outputs, first_part(&parts, resumed), journal, stream.finished.clone(), options);
     let result = stream.run(&mut files);

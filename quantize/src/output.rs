@@ -38,7 +38,8 @@ impl Output {
         Ok(output)
     }
 
-    /// As [`Output::create`], with what the partial file has, which dropping it leaves as it is for now.
+    /// As [`Output::create`], with what the partial file has. Dropping it leaves that as it is for now; a file that has
+    /// nothing is removed.
     ///
     /// # Errors
     /// As there.
@@ -72,7 +73,7 @@ impl Output {
         if !is_same_file(&opened, &named) {
             return Err(Error::Busy(path.into()));
         }
-        Ok(Output { path: path.into(), partial, file, keep: true })
+        Ok(Output { path: path.into(), partial, file, keep: opened.len() > 0 })
     }
 
     /// The name that a file is written under.
