@@ -41,6 +41,12 @@ bench() {
     step "${run[@]}" --shape qwen2-1.5b --mix q4_k_m -p 512 -n 128
     step "${run[@]}" --shape deepseek2-lite --mix q4_k_m -p 512,4096 -n 128
     step "${run[@]}" --shape r1-slice --mix q4_k_m --cpu-moe -p 256 -n 64
+    # Experts of prompts computed by the processor, and sent to the device.
+    local sent
+    for sent in never 32 auto; do
+        step "${run[@]}" --shape deepseek2-lite --mix q4_k_m --cpu-moe -ub 2048 -p 64,128,256,512,1024,2048 -n 0 --stream-experts "$sent"
+        step "${run[@]}" --shape r1-slice --mix q4_k_m --cpu-moe -ub 2048 -p 512,1024,2048 -n 0 --stream-experts "$sent"
+    done
     if [ -n "${LLAMA_BENCH:-}" ]; then
         for file in "${MODELS:-.}"/*.gguf; do
             step "$LLAMA_BENCH" -m "$file" -ngl 99 -p 512,4096 -n 128 -r 5

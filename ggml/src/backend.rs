@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, ChunkMemory, LayerCache};
 use crate::error::{Error, Result};
-use crate::graph::{BufId, Graph, Row, Tally, TallyId};
+use crate::graph::{BufId, Graph, Row, Tally, TallyId, WeightId};
 
 /// A device that compiles and runs graphs.
 pub trait Backend: Send + Sync {
@@ -58,6 +58,17 @@ pub struct Share {
     pub parts: Vec<Vec<usize>>,
     /// Buffers that are written or read between parts, besides inputs and outputs of the graph.
     pub seams: Vec<Seam>,
+    /// What a backend with a memory of its own leaves in the host's.
+    pub streamed: Streamed,
+}
+
+/// Weights of experts that are sent to a device whenever they are used, in pieces, and not kept there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Streamed {
+    /// All weights of these experts.
+    pub weights: Vec<WeightId>,
+    /// Bytes of each of two buffers through which they pass; more if that is not enough for one expert.
+    pub buffer: usize,
 }
 
 /// A buffer handed over between parts.
@@ -80,7 +91,7 @@ impl Seam {
 impl Share {
     /// All of a graph in one part.
     pub fn whole(graph: &Graph) -> Share {
-        Share { parts: vec![(0..graph.ops().len()).collect()], seams: vec![] }
+        Share { parts: vec![(0..graph.ops().len()).collect()], ..Share::default() }
     }
 }
 

@@ -222,6 +222,17 @@ struct GroupArgs {
     u32 n_expert;  // at most 1024
 };
 
+// cut: the tiles of matrices first .. first + n of a grouping as a grouping of their own, whose matrices are counted from `first`. There is
+// room for them. Grid 1; 256.
+struct CutArgs {
+    const struct Tile* tile_list;
+    const u32* n_tiles;
+    struct Tile* to;
+    u32* n_to;
+    u32 first;
+    u32 n;
+};
+
 // combine: y[r] += sum over j in order of weights[r * n_used + j] * out[r * n_used + j]. Grid ceil(n / 256), rows; 256.
 struct CombineArgs {
     const float* out;  // [rows * n_used, n]

@@ -176,6 +176,28 @@ KERNEL(group, 1024, GroupArgs) {
     }
 }
 
+// The first of the tiles, which are sorted by matrix, whose matrix is `matrix` or a later one.
+DEVICE u32 first_tile(const CutArgs& a, u32 n_tiles, u32 matrix) {
+    u32 from = 0, to = n_tiles;
+    while (from < to) {
+        const u32 middle = (from + to) / 2;
+        if (a.tile_list[middle].matrix < matrix)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return from;
+}
+
+KERNEL(cut, 256, CutArgs) {
+    const u32 n_tiles = *a.n_tiles, from = first_tile(a, n_tiles, a.first), to = first_tile(a, n_tiles, a.first + a.n);
+    for (u32 i = from + threadIdx.x; i < to; i += blockDim.x) {
+        const Tile tile = a.tile_list[i];
+        a.to[i - from] = Tile{tile.matrix - a.first, tile.first, tile.n};
+    }
+    if (threadIdx.x == 0) *a.n_to = to - from;
+}
+
 KERNEL(combine, 256, CombineArgs) {
     const u32 column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
     if (column >= a.n) return;

@@ -78,6 +78,14 @@ args! {
         n_pairs: u32,
         n_expert: u32,
     }
+    CutArgs {
+        tile_list: DevicePtr,
+        n_tiles: DevicePtr,
+        to: DevicePtr,
+        n_to: DevicePtr,
+        first: u32,
+        n: u32,
+    }
     CombineArgs { out: DevicePtr, weights: DevicePtr, y: View, n: u32, n_used: u32 }
     AttendArgs {
         q: Heads,

@@ -19,6 +19,7 @@ use super::args::{self, Args};
 use super::device::Memory;
 use super::driver::DevicePtr;
 use super::modules::{Kernel, Modules};
+use super::streamed::Buffers;
 use super::weights::Weights;
 use crate::act::{ActFormat, SUM};
 use crate::arena::Life;
@@ -161,6 +162,8 @@ pub(super) struct Compiler<'g> {
     /// Operations from the next on that are compiled already.
     ahead: usize,
     share: &'g Share,
+    /// What experts in host memory pass through.
+    buffers: Option<Arc<Buffers>>,
 }
 
 /// Compiles a share of a graph over a cache with these layers.
@@ -193,7 +196,9 @@ pub(super) fn compile(
         step: 0,
         ahead: 0,
         share,
+        buffers: None,
     };
+    c.buffers = c.stream_buffers()?;
     for &n_used in &graph.sels {
         let mut pairs = || c.region(Rows::Tokens, n_used, 0);
         let sel = (pairs(), pairs());
@@ -327,10 +332,16 @@ impl Compiler<'_> {
 
     /// A tensor's matrices.
     fn matrices(&mut self, s: Stack) -> Result<matrix::Matrices> {
+        let m = self.elsewhere(s);
+        Ok(matrix::Matrices { at: self.encoded(s.w)? + s.row0 as u64 * m.row, ..m })
+    }
+
+    /// The same, but for where they are.
+    fn elsewhere(&self, s: Stack) -> matrix::Matrices {
         let t = self.graph.weight(s.w);
-        let (row, k, ty) = (t.row_bytes() as u64, t.shape().row_len(), t.ty());
-        let at = self.encoded(s.w)? + s.row0 as u64 * row;
-        Ok(matrix::Matrices { at, ty, row, bytes: s.stride as u64 * row, k, n_out: s.rows })
+        let row = t.row_bytes() as u64;
+        let (k, bytes) = (t.shape().row_len(), s.stride as u64 * row);
+        matrix::Matrices { at: 0, ty: t.ty(), row, bytes, k, n_out: s.rows }
     }
 
     /// Whether products with `w` take 8-bit activations, and in what blocks.

@@ -1,11 +1,11 @@
-//! A device: its context, its memory, its stream.
+//! A device: its context, its memory, its streams.
 
-use std::ffi::{c_int, c_void};
-use std::ops::Range;
+use std::ffi::c_int;
 use std::ptr;
 use std::sync::{Arc, Mutex};
 
 use super::driver::{DevicePtr, Driver, Handle};
+use super::staging::Staging;
 use crate::error::{Error, Result};
 
 /// The oldest devices that the kernels run on: Ampere.
@@ -33,13 +33,22 @@ impl Properties {
     }
 }
 
-/// A device with a context of this process and a stream in which everything happens in order.
+/// A queue of a device: what is put into it happens in order, and beside what is in the other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// Everything but what the other one is for.
+    Compute,
+    /// Weights that are sent while others are computed with.
+    Copies,
+}
+
+/// A device with a context of this process and its streams.
 pub struct Device {
     driver: Arc<Driver>,
     properties: Properties,
     number: c_int,
     context: Handle,
-    stream: Handle,
+    streams: [Handle; 2],
     /// Memory that the device can read at full speed, for uploads; made when first needed.
     staging: Mutex<Option<Staging>>,
 }
@@ -119,7 +128,7 @@ impl Device {
             properties,
             number,
             context: ptr::null_mut(),
-            stream: ptr::null_mut(),
+            streams: [ptr::null_mut(); 2],
             staging: Mutex::new(None),
         };
         // SAFETY: writes one handle, given back when the device is dropped.
@@ -127,9 +136,11 @@ impl Device {
         device.check("making a context", rc)?;
         device.enter()?;
         const NON_BLOCKING: u32 = 1;
-        // SAFETY: writes one handle, given back when the device is dropped.
-        let rc = unsafe { (device.driver.call.stream_create)(&mut device.stream, NON_BLOCKING) };
-        device.check("making a stream", rc)?;
+        for i in 0..device.streams.len() {
+            // SAFETY: writes one handle, given back when the device is dropped.
+            let rc = unsafe { (device.driver.call.stream_create)(&mut device.streams[i], NON_BLOCKING) };
+            device.check("making a stream", rc)?;
+        }
         Ok(Arc::new(device))
     }
 
@@ -143,9 +154,14 @@ impl Device {
         &self.driver
     }
 
-    /// The stream in which everything happens.
+    /// The stream that kernels are in.
     pub(super) fn stream(&self) -> Handle {
-        self.stream
+        self.handle(Stream::Compute)
+    }
+
+    /// A stream as the driver names it.
+    pub(super) fn handle(&self, stream: Stream) -> Handle {
+        self.streams[stream as usize]
     }
 
     /// Makes its context the one of this thread, as all calls need.
@@ -221,9 +237,17 @@ impl Device {
     /// # Errors
     /// If something in it failed.
     pub fn wait(&self) -> Result<()> {
+        self.wait_for(Stream::Compute)
+    }
+
+    /// Waits until everything in a stream is done.
+    ///
+    /// # Errors
+    /// If something in it failed.
+    pub(super) fn wait_for(&self, stream: Stream) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream is this device's own.
-        self.check("computing", unsafe { (self.driver.call.stream_wait)(self.stream) })
+        self.check("computing", unsafe { (self.driver.call.stream_wait)(self.handle(stream)) })
     }
 
     /// Uploads to memory that nothing in the stream uses yet, through pinned memory that the device reads at the speed of
@@ -231,15 +255,23 @@ impl Device {
     ///
     /// # Errors
     /// If the copy fails.
-    pub fn upload(self: &Arc<Self>, to: &Memory, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() <= to.len, "more bytes than fit");
+    pub fn upload(&self, to: &Memory, bytes: &[u8]) -> Result<()> {
+        self.upload_in(Stream::Compute, to, 0, bytes)
+    }
+
+    /// The same to a place in memory that nothing uses before `stream` gets there.
+    ///
+    /// # Errors
+    /// If the copy fails.
+    pub(super) fn upload_in(&self, stream: Stream, to: &Memory, at: usize, bytes: &[u8]) -> Result<()> {
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= to.len), "more bytes than fit");
         self.enter()?;
         let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
         let staging = match &mut *staging {
             Some(s) => s,
             none => none.insert(Staging::new(self)?),
         };
-        staging.upload(self, to.at, bytes)
+        staging.upload(self, stream, to.at + at as u64, bytes)
     }
 }
 
@@ -252,9 +284,9 @@ impl Drop for Device {
         if let Some(staging) = self.staging.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
             staging.free(&self.driver);
         }
-        if !self.stream.is_null() {
+        for stream in self.streams.into_iter().filter(|s| !s.is_null()) {
             // SAFETY: made in `open`, and nobody else has it.
-            unsafe { (self.driver.call.stream_destroy)(self.stream) };
+            unsafe { (self.driver.call.stream_destroy)(stream) };
         }
         if !self.context.is_null() {
             // SAFETY: retained once, in `open`.
@@ -296,7 +328,7 @@ impl Memory {
         d.enter()?;
         // SAFETY: both ranges are checked, and the wait below keeps `to` borrowed until the copy is done.
         let rc = unsafe {
-            (d.driver.call.to_host_async)(to.as_mut_ptr().cast(), self.at + from as u64, to.len(), d.stream)
+            (d.driver.call.to_host_async)(to.as_mut_ptr().cast(), self.at + from as u64, to.len(), d.stream())
         };
         d.check("reading results", rc)?;
         d.wait()
@@ -337,134 +369,6 @@ impl Drop for Memory {
         if self.device.enter().is_ok() {
             // SAFETY: allocated once, and nobody else has it; the driver waits for what still uses it.
             unsafe { (self.device.driver.call.free)(self.at) };
-        }
-    }
-}
-
-/// Pinned host memory.
-pub(super) struct Pinned {
-    device: Arc<Device>,
-    at: Handle,
-    len: usize,
-}
-
-// SAFETY: owned memory, like a `Box<[u8]>`.
-unsafe impl Send for Pinned {}
-// SAFETY: shared references give shared access to bytes only.
-unsafe impl Sync for Pinned {}
-
-impl Pinned {
-    /// `len` zeroed bytes.
-    pub fn new(device: &Arc<Device>, len: usize) -> Result<Pinned> {
-        device.enter()?;
-        let at = pinned(device, len)?;
-        Ok(Pinned { device: device.clone(), at, len })
-    }
-
-    /// The bytes, to be changed. Nothing in the stream may be reading them.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: `len` initialized bytes that this owns.
-        unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.len) }
-    }
-
-    /// Copies `range` of it to the device in the stream's order. It must not be changed before the stream got there.
-    pub fn send(&self, range: Range<usize>, to: DevicePtr) -> Result<()> {
-        assert!(range.start <= range.end && range.end <= self.len, "bytes beyond the end");
-        let d = &self.device;
-        // SAFETY: the range is checked; whoever made `to` has room there.
-        let rc = unsafe {
-            let from = self.at.cast::<u8>().add(range.start).cast::<c_void>();
-            (d.driver.call.to_device_async)(to, from, range.len(), d.stream)
-        };
-        d.check("sending a batch", rc)
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        if self.device.enter().is_ok() {
-            // SAFETY: allocated once, and nobody else has it.
-            unsafe { (self.device.driver.call.free_host)(self.at) };
-        }
-    }
-}
-
-fn pinned(device: &Device, len: usize) -> Result<Handle> {
-    let mut at = ptr::null_mut();
-    // SAFETY: writes one address.
-    let rc = unsafe { (device.driver.call.alloc_host)(&mut at, len.max(1)) };
-    device.check("giving pinned memory", rc)?;
-    // SAFETY: so many bytes are there, and nobody else's.
-    unsafe { ptr::write_bytes(at.cast::<u8>(), 0, len) };
-    Ok(at)
-}
-
-/// Two halves of pinned memory: one is filled while the device reads the other.
-struct Staging {
-    at: [Handle; 2],
-    /// Recorded when the device has read that half.
-    free: [Handle; 2],
-}
-
-/// Bytes of a half: large enough for the bus, small beside anything worth uploading.
-const HALF: usize = 16 << 20;
-
-impl Staging {
-    fn new(device: &Device) -> Result<Staging> {
-        let mut s = Staging { at: [ptr::null_mut(); 2], free: [ptr::null_mut(); 2] };
-        match s.fill(device) {
-            Ok(()) => Ok(s),
-            Err(e) => {
-                s.free(&device.driver);
-                Err(e)
-            }
-        }
-    }
-
-    fn fill(&mut self, device: &Device) -> Result<()> {
-        const NO_TIMING: u32 = 2;
-        for (at, free) in self.at.iter_mut().zip(&mut self.free) {
-            *at = pinned(device, HALF)?;
-            // SAFETY: writes one handle.
-            let rc = unsafe { (device.driver.call.event_create)(free, NO_TIMING) };
-            device.check("making an event", rc)?;
-        }
-        Ok(())
-    }
-
-    fn upload(&mut self, device: &Device, to: DevicePtr, bytes: &[u8]) -> Result<()> {
-        use rayon::prelude::*;
-        let call = &device.driver.call;
-        for (i, piece) in bytes.chunks(HALF).enumerate() {
-            let (at, free) = (self.at[i % 2], self.free[i % 2]);
-            // SAFETY: the event is alive; one never recorded is waited for no time at all.
-            device.check("uploading", unsafe { (call.event_wait)(free) })?;
-            // SAFETY: the half has room, nobody else has it, and the device has read what was there.
-            let half = unsafe { std::slice::from_raw_parts_mut(at.cast::<u8>(), piece.len()) };
-            const SHARE: usize = 1 << 20;
-            half.par_chunks_mut(SHARE)
-                .zip(piece.par_chunks(SHARE))
-                .for_each(|(to, from)| to.copy_from_slice(from));
-            let to = to + (i * HALF) as u64;
-            // SAFETY: the caller has room for all of `bytes`; the half is left alone until the event says so.
-            let rc = unsafe { (call.to_device_async)(to, at, piece.len(), device.stream) };
-            device.check("uploading", rc)?;
-            // SAFETY: both are alive.
-            device.check("uploading", unsafe { (call.event_record)(free, device.stream) })?;
-        }
-        Ok(())
-    }
-
-    fn free(self, driver: &Driver) {
-        for (at, free) in self.at.into_iter().zip(self.free) {
-            if !free.is_null() {
-                // SAFETY: made in `fill`, used by nobody else.
-                unsafe { (driver.call.event_destroy)(free) };
-            }
-            if !at.is_null() {
-                // SAFETY: as above; the driver waits for copies that still run.
-                unsafe { (driver.call.free_host)(at) };
-            }
         }
     }
 }

@@ -89,6 +89,7 @@ functions! {
     stream_create = "cuStreamCreate"(*mut Handle, c_uint);
     stream_destroy = "cuStreamDestroy_v2"(Handle);
     stream_wait = "cuStreamSynchronize"(Handle);
+    stream_wait_event = "cuStreamWaitEvent"(Handle, Handle, c_uint);
     event_create = "cuEventCreate"(*mut Handle, c_uint);
     event_destroy = "cuEventDestroy_v2"(Handle);
     event_record = "cuEventRecord"(Handle, Handle);

@@ -4,11 +4,17 @@ use std::time::Instant;
 
 use super::Cuda;
 use super::args::{MeasureMmaArgs, MeasureReadArgs};
+use super::device::Stream;
 use super::modules::{Geometry, Kernel};
+use super::staging::Pinned;
 use crate::error::Result;
 
 /// Bytes that are read: more than any cache holds.
 const READ: usize = 1 << 30;
+/// Bytes that are copied at a time.
+const COPIED: usize = 32 << 20;
+/// Bytes that are sent: more than most caches hold.
+const SENT: usize = 128 << 20;
 /// Launches that are timed together, so that starting them does not count.
 const LAUNCHES: usize = 8;
 /// Timings, of which the best counts.
@@ -56,17 +62,45 @@ impl Cuda {
         Ok(LAUNCHES as f64 * tiles * (16 * 8 * 32) as f64 / seconds)
     }
 
+    /// Bytes of pinned memory of the host that the device copies a second: what the bus does at best.
+    ///
+    /// # Errors
+    /// If there is no room for what is copied, or the device fails.
+    pub fn copy_bandwidth(&self) -> Result<f64> {
+        let d = self.device();
+        let (from, to) = (Pinned::new(d, COPIED)?, d.alloc("measuring", COPIED)?);
+        let copy = || from.send(Stream::Copies, 0..COPIED, to.at());
+        Ok((LAUNCHES * COPIED) as f64 / self.best_in(Stream::Copies, LAUNCHES, REPEATS, copy)?)
+    }
+
+    /// Bytes of any memory of the host that are sent to the device a second, through pinned memory: what experts are sent with.
+    ///
+    /// # Errors
+    /// If there is no room for what is sent, or the device fails.
+    pub fn send_bandwidth(&self) -> Result<f64> {
+        let d = self.device();
+        let (from, to) = (vec![1u8; SENT], d.alloc("measuring", SENT)?);
+        let send = || d.upload_in(Stream::Copies, &to, 0, &from);
+        Ok(SENT as f64 / self.best_in(Stream::Copies, 1, 2, send)?)
+    }
+
     /// Seconds of [`LAUNCHES`] launches, the best of some.
     fn best(&self, launch: impl Fn() -> Result<()>) -> Result<f64> {
-        launch()?;
-        self.device().wait()?;
+        self.best_in(Stream::Compute, LAUNCHES, REPEATS, launch)
+    }
+
+    /// Seconds that `n` of something in a stream take, the best of some, after it has been done once.
+    fn best_in(&self, stream: Stream, n: usize, repeats: usize, put: impl Fn() -> Result<()>) -> Result<f64> {
+        put()?;
+        self.device().wait_for(stream)?;
         let mut best = f64::INFINITY;
-        for _ in 0..REPEATS {
+        for _ in 0..repeats {
             let start = Instant::now();
-            (0..LAUNCHES).try_for_each(|_| launch())?;
-            self.device().wait()?;
+            (0..n).try_for_each(|_| put())?;
+            self.device().wait_for(stream)?;
             best = best.min(start.elapsed().as_secs_f64());
         }
-        Ok(best)
+        // In no time: not a division by zero.
+        Ok(best.max(1e-9))
     }
 }

@@ -3,14 +3,16 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`driver`] | the library, its functions, its errors |
-//! | [`device`] | a device with its stream and memory |
+//! | [`device`] | a device with its streams and memory |
+//! | `staging` | pinned memory, and uploads through it |
 //! | `modules` | kernels: PTX in the binary |
 //! | `args` | what kernels take |
 //! | `weights` | tensors on the device |
+//! | `streamed` | tensors that pass through it, piece by piece |
 //! | `compile` | operations to launches |
 //! | `program` | memory of a compiled graph, batches, recorded steps |
 //!
-//! Everything of a program happens in one stream in order. A step of few rows is captured the first time and replayed after:
+//! Everything of a program happens in one stream in order, but for weights that are sent in another one. A step of few rows is captured the first time and replayed after:
 //! all that changes between two steps (tokens, positions, where the chunks of the cache lie) is in device memory.
 
 mod args;
@@ -21,6 +23,8 @@ mod measure;
 mod modules;
 mod naive;
 mod program;
+mod staging;
+mod streamed;
 mod weights;
 
 use std::sync::Arc;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::args;
 use super::compile::{FEW, Launcher, Plan};
-use super::device::{Device, Memory, Pinned};
+use super::device::{Device, Memory, Stream};
 use super::driver::{DevicePtr, Handle};
 use super::modules::Modules;
 use super::naive::{self, Scratch, Span};
+use super::staging::Pinned;
 use super::weights::Weights;
 use crate::arena::place;
 use crate::backend::{Program, Share, check_rows, check_values};
@@ -227,7 +228,7 @@ impl CudaProgram {
                 }
             }
         }
-        self.batch.host.send(0..self.batch.device.len(), self.batch.device.at())
+        self.batch.host.send(Stream::Compute, 0..self.batch.device.len(), self.batch.device.at())
     }
 
     /// The sequences of a batch with their positions, in the order of their first rows.

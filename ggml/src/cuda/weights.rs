@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use super::device::{Device, Memory};
+use super::streamed::Buffers;
 use crate::error::Result;
 use crate::format::GgmlType;
 use crate::tensor::{Bytes, Tensor};
@@ -73,6 +74,14 @@ impl Weights {
         let memory = self.device.alloc("constants", bytes.len())?;
         self.device.upload(&memory, bytes)?;
         Ok(memory)
+    }
+
+    /// Two buffers of so many bytes for weights that are not kept on the device.
+    ///
+    /// # Errors
+    /// If the device has no room for them.
+    pub fn buffers(&self, bytes: usize) -> Result<Buffers> {
+        Buffers::new(&self.device, bytes)
     }
 
     /// So many zeros.

@@ -4,13 +4,14 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ggml_sys::backend::Backend;
+use ggml_sys::backend::{Backend, Program, Share, Streamed};
 use ggml_sys::cache::{Cache, LayerCache};
 use ggml_sys::cpu::{Cpu, kernels};
 use ggml_sys::cuda::Cuda;
 use ggml_sys::cuda::driver::{Driver, LIBRARY};
 use ggml_sys::format::random::{Random, random_blocks};
 use ggml_sys::graph::{BufId, Graph, Row, Rows, View, Weights};
+use ggml_sys::ops::Op;
 use ggml_sys::reference::Reference;
 use ggml_sys::{Bytes, Error, GgmlType, Shape, Tensor};
 
@@ -25,6 +26,43 @@ pub fn backends() -> Vec<Vec<Box<dyn Backend>>> {
     let cpu = cpu.filter(|_| only != "cuda");
     let cuda = (only != "cpu").then(cuda).flatten().map(|c| vec![Box::new(c) as Box<dyn Backend>]);
     cpu.chain(cuda).collect()
+}
+
+/// CUDA with experts that are not kept on the device, through buffers of several sizes, which change no bit.
+pub fn streaming() -> Vec<Box<dyn Backend>> {
+    let only = std::env::var("FATHOM_BACKENDS").unwrap_or_default();
+    let of =
+        |buffer| (only != "cpu").then(cuda).flatten().map(|cuda| Box::new(Streaming { cuda, buffer }) as _);
+    [0, 200_000, 4 << 20].into_iter().filter_map(of).collect()
+}
+
+/// A device that keeps no experts.
+struct Streaming {
+    cuda: Cuda,
+    buffer: usize,
+}
+
+impl Backend for Streaming {
+    fn name(&self) -> String {
+        format!("{}, experts through {} bytes", self.cuda.name(), self.buffer)
+    }
+
+    fn compile_share(
+        &self,
+        graph: &Graph,
+        layers: &[LayerCache],
+        max_rows: usize,
+        share: &Share,
+    ) -> Result<Box<dyn Program>, Error> {
+        let mut weights = vec![];
+        for op in graph.ops() {
+            if let Op::Experts(o) = op {
+                weights.extend([o.gate.w, o.up.w, o.down.w]);
+            }
+        }
+        let share = Share { streamed: Streamed { weights, buffer: self.buffer }, ..share.clone() };
+        self.cuda.compile_share(graph, layers, max_rows, &share)
+    }
 }
 
 /// The first CUDA device.

@@ -10,11 +10,11 @@ mod tallies;
 
 use std::sync::Arc;
 
-use case::{Case, backends, gaussian, rows, tensor};
+use case::{Case, backends, gaussian, rows, streaming, tensor};
 use ggml_sys::format::{FORMATS, Kind};
 use ggml_sys::graph::{Graph, Rows, Stack, Weights};
 use ggml_sys::ops::*;
-use ggml_sys::{Shape, Tensor};
+use ggml_sys::{GgmlType, Shape, Tensor};
 
 #[test]
 fn norms_of_rows_and_heads() {
@@ -119,6 +119,51 @@ fn experts_in_every_format_with_every_router() {
             // 254th of one of its terms.
             let tipped = if matches!(f.kind, Kind::Blocks(_)) { 6e-3 } else { 4e-6 };
             c.bound = Box::new(move |_, w| tipped + w.abs() * 4e-6);
+            c.check(&backends);
+        }
+    }
+}
+
+/// Experts that pass through a device: gate and up in one tensor, in two, and in two formats.
+#[test]
+fn experts_that_are_sent_piece_by_piece() {
+    let backends: Vec<_> = Some(streaming()).filter(|s| !s.is_empty()).into_iter().collect();
+    let formats = [
+        (GgmlType::Q4_K, None),
+        (GgmlType::Q8_0, Some(GgmlType::Q8_0)),
+        (GgmlType::F16, Some(GgmlType::F16)),
+        (GgmlType::Q6_K, Some(GgmlType::Q5_0)),
+    ];
+    for (ty, other) in formats {
+        for n in [1, 20] {
+            let (n_expert, n_embd, n_ff) = (8, 256, 256);
+            let mut weights = Weights::default();
+            let stack = |w, row0, stride| Stack { w, row0, stride, rows: n_ff, n: n_expert };
+            let (gate, up) = match other {
+                None => {
+                    let w = weights.add(tensor(ty, &[n_embd, 2 * n_ff, n_expert], 0.1, 1));
+                    (stack(w, 0, 2 * n_ff), stack(w, n_ff, 2 * n_ff))
+                }
+                Some(other) => {
+                    let gate = weights.add(tensor(ty, &[n_embd, n_ff, n_expert], 0.1, 1));
+                    let up = weights.add(tensor(other, &[n_embd, n_ff, n_expert], 0.1, 2));
+                    (stack(gate, 0, n_ff), stack(up, 0, n_ff))
+                }
+            };
+            let down = weights.add(tensor(ty, &[n_ff, n_embd, n_expert], 0.1, 3));
+            let down = Stack { w: down, row0: 0, stride: n_embd, rows: n_embd, n: n_expert };
+            let mut c = Case::new(format!("experts {ty} sent, {n} rows"), weights);
+            let (logits, x) = (c.input(n, n_expert, 1.0, 4), c.input(n, n_embd, 1.0, 5));
+            let (y, sel) = (c.input(n, n_embd, 1.0, 6), c.graph.selection(3));
+            let gating = Gating::Softmax;
+            let router =
+                Router { logits, bias: None, gating, groups: None, normalize: true, scale: 2.5, sel };
+            c.graph.push(router).unwrap();
+            c.graph.push(Experts { x, sel, gate, up, down, y, hidden: None }).unwrap();
+            c.out = c.graph.output(y);
+            c.batch = rows(0, n);
+            // As for experts on the device.
+            c.bound = Box::new(move |_, w| 6e-3 + w.abs() * 4e-6);
             c.check(&backends);
         }
     }

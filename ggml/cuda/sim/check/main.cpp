@@ -25,6 +25,10 @@ int cuFuncSetAttribute(void*, int, int);
 int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
 int cuStreamCreate(void**, unsigned);
 int cuStreamSynchronize(void*);
+int cuStreamWaitEvent(void*, void*, unsigned);
+int cuEventCreate(void**, unsigned);
+int cuEventRecord(void*, void*);
+int cuMemcpyHtoDAsync_v2(uint64_t, const void*, size_t, void*);
 int cuStreamBeginCapture_v2(void*, unsigned);
 int cuStreamEndCapture(void*, void**);
 int cuGraphInstantiateWithFlags(void**, void*, unsigned long long);
@@ -151,6 +155,39 @@ static void streams() {
     expect("a spoilt capture", cuStreamEndCapture(stream, &graph), 901);
 }
 
+// What one stream copies is not there for another one that does not wait for it; what one reads is copied over by another one.
+static void two_streams() {
+    void *compute, *copies, *copied, *computed, *host;
+    expect("a stream", cuStreamCreate(&compute, 1), 0);
+    expect("a stream for copies", cuStreamCreate(&copies, 1), 0);
+    expect("an event", cuEventCreate(&copied, 2), 0);
+    expect("another event", cuEventCreate(&computed, 2), 0);
+    expect("pinned memory", cuMemAllocHost_v2(&host, 512), 0);
+    auto* numbers = static_cast<float*>(host);
+    void* f = function("right_sum");
+    for (bool waits : {false, true}) {
+        const uint64_t x = memory(128);
+        for (int i = 0; i < 128; i++) numbers[i] = 2;
+        expect("a copy", cuMemcpyHtoDAsync_v2(x, numbers, 512, copies), 0);
+        expect("its event", cuEventRecord(copied, copies), 0);
+        if (waits) expect("a stream that waits", cuStreamWaitEvent(compute, copied, 0), 0);
+        expect("a launch", launch(f, 1, 128, {x, 0, 0}, 0, compute), 0);
+        expect("the end", cuStreamSynchronize(compute), 0);
+        expect("the sum of what was there, or of what was copied", int(read(x, 1)[0]), waits ? 256 : 128);
+        expect("the end of copies", cuStreamSynchronize(copies), 0);
+    }
+    for (bool waits : {false, true}) {
+        const uint64_t x = memory(128);
+        expect("a launch", launch(f, 1, 128, {x, 0, 0}, 0, compute), 0);
+        expect("its event", cuEventRecord(computed, compute), 0);
+        if (waits) expect("a stream that waits", cuStreamWaitEvent(copies, computed, 0), 0);
+        expect("a copy", cuMemcpyHtoDAsync_v2(x, numbers, 512, copies), 0);
+        expect("the end of copies", cuStreamSynchronize(copies), 0);
+        expect("the end", cuStreamSynchronize(compute), 0);
+        expect("what was copied, or the sum of it", int(read(x, 1)[0]), waits ? 2 : 256);
+    }
+}
+
 // Mistakes after which the device is lost: each in a process of its own.
 static int mistake(const char* name) {
     const uint64_t x = memory(64), y = memory(64);
@@ -170,6 +207,7 @@ int main(int argc, char** argv) {
     if (argc > 1) return mistake(argv[1]);
     results();
     streams();
+    two_streams();
     for (const char* name : {"divergent_barrier", "divergent_warp", "beyond_array", "beyond_dynamic", "beyond_memory", "misaligned"})
         expect(name, system((std::string(argv[0]) + " " + name + " 2>/dev/null").c_str()), 0);
     return wrong != 0;

@@ -1,16 +1,20 @@
 //! The router, and the chosen experts.
 
-use super::matrix::{Grouping, Input, Matrices, Products};
+use std::sync::Arc;
+
+use super::matrix::{Grouping, Input, Products};
 use super::rows::quantize_args;
 use super::{Compiler, FEW, Launcher, RegionId, Slot};
 use crate::act::ActFormat;
 use crate::cuda::args::{
-    self, CombineArgs, GroupArgs, MatvecArgs, QuantizeArgs, RopeArgs, RouterArgs, SiluMulArgs, TILE_BYTES,
+    self, CombineArgs, CutArgs, GroupArgs, MatvecArgs, QuantizeArgs, RopeArgs, RouterArgs, SiluMulArgs,
+    TILE_BYTES,
 };
 use crate::cuda::modules::{Geometry, Kernel};
+use crate::cuda::streamed::{Buffers, HostStack, buffer_bytes};
 use crate::error::{Error, Result};
-use crate::graph::{Rows, View, WeightId};
-use crate::ops::{Experts, Gating, GroupScore, Router};
+use crate::graph::{Rows, Stack, View, WeightId};
+use crate::ops::{Experts, Gating, GroupScore, Op, Router};
 
 /// Experts that the kernels can choose among at the most.
 const MAX_EXPERTS: usize = 1024;
@@ -22,6 +26,8 @@ struct Pairs {
     weights: RegionId,
     n_used: usize,
     grouping: Grouping,
+    /// Tiles of a piece of experts, where those pass through the device.
+    piece: Option<Grouping>,
 }
 
 impl Pairs {
@@ -29,27 +35,84 @@ impl Pairs {
         l.n(Rows::Tokens) * self.n_used as u32
     }
 
-    /// A product of all pairs; each reads the activations of pair / `x_div`.
+    /// Whether pairs are multiplied tile by tile, and not one by one.
+    fn grouped(&self, l: &Launcher<'_>) -> bool {
+        self.piece.is_some() || l.n_rows.0 > FEW
+    }
+}
+
+/// A product of all pairs with one stack of matrices, or with those of gate and up.
+struct Product {
+    products: Products,
+    /// The matrices, as kernels take them; their addresses too, unless they pass through.
+    m: MatvecArgs,
+    passing: Option<Passing>,
+    pairs: Pairs,
+    /// Pairs that read the same activations.
+    x_div: usize,
+}
+
+/// Matrices in host memory.
+struct Passing {
+    buffers: Arc<Buffers>,
+    stacks: Vec<HostStack>,
+    n_expert: usize,
+    cut: Kernel<CutArgs>,
+    piece: Grouping,
+}
+
+impl Product {
+    /// Puts the product into the stream: pair by pair, tile by tile, or piece by piece of experts.
     ///
     /// # Safety
-    /// `m` names memory for all pairs.
-    unsafe fn launch(
-        &self,
-        l: &Launcher<'_>,
-        products: &Products,
-        m: MatvecArgs,
-        x_div: usize,
-    ) -> Result<()> {
-        let m = MatvecArgs { ids: l.at(self.ids), x_div: x_div as u32, n_rows: 1, ..m };
-        if l.n_rows.0 <= FEW {
+    /// What `fill` names is memory for all pairs.
+    unsafe fn launch(&self, l: &Launcher<'_>, fill: impl FnOnce(&mut MatvecArgs)) -> Result<()> {
+        let (pairs, n) = (&self.pairs, self.pairs.n(l));
+        let mut m = MatvecArgs { ids: l.at(pairs.ids), x_div: self.x_div as u32, n_rows: 1, ..self.m };
+        fill(&mut m);
+        if !pairs.grouped(l) {
             // SAFETY: as the caller says: a pair is a group of one row.
-            unsafe { products.launch_few(m, self.n(l)) }
-        } else {
-            // SAFETY: as the caller says.
-            unsafe {
-                products.launch_grouped(l, MatvecArgs { n_rows: self.n(l), ..m }, self.grouping, self.n(l))
-            }
+            return unsafe { self.products.launch_few(m, n) };
         }
+        m.n_rows = n;
+        match &self.passing {
+            // SAFETY: as the caller says.
+            None => unsafe { self.products.launch_grouped(l, m, pairs.grouping, n) },
+            // SAFETY: as the caller says.
+            Some(p) => unsafe { self.launch_passing(l, m, p) },
+        }
+    }
+
+    /// The same for matrices in host memory: each is sent once, whoever chose it.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn launch_passing(&self, l: &Launcher<'_>, m: MatvecArgs, p: &Passing) -> Result<()> {
+        let (at_once, all) = (p.buffers.experts_at_once(&p.stacks), self.pairs.grouping);
+        let piece = |first: usize| first..p.n_expert.min(first + at_once);
+        for first in (0..p.n_expert).step_by(at_once) {
+            let experts = piece(first);
+            p.stacks.iter().for_each(|s| s.announce(piece(experts.end)));
+            p.buffers.pass(&p.stacks, experts.clone(), |places| {
+                let args = CutArgs {
+                    tile_list: l.at(all.tiles),
+                    n_tiles: l.at(all.n_tiles),
+                    to: l.at(p.piece.tiles),
+                    n_to: l.at(p.piece.n_tiles),
+                    first: first as u32,
+                    n: experts.len() as u32,
+                };
+                // SAFETY: there is room for as many tiles as there are.
+                unsafe { p.cut.launch(Geometry::new([1, 1, 1], 256), &args)? };
+                let [w, w_up] = [0, 1].map(|i| places.get(i).copied().unwrap_or(0));
+                let grouping = Grouping { n_expert: experts.len(), ..p.piece };
+                // SAFETY: as the caller says; the tiles name matrices that are there.
+                unsafe {
+                    self.products.launch_grouped(l, MatvecArgs { w, w_up, ..m }, grouping, self.pairs.n(l))
+                }
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -94,15 +157,16 @@ impl Compiler<'_> {
         if let Some(to) = o.hidden {
             self.keep_hidden(hidden, to, n_used)?;
         }
-        let down = self.matrices(o.down)?;
-        let products = self.products(down.ty, false)?;
         let input = self.hidden_input(o.down.w, hidden, n_ff, n_used)?;
+        let product = self.product(&[o.down], pairs, 1)?;
         let out = self.temporary(n_used * n_embd);
         self.steps.push(Box::new(move |l| {
-            let mut m = MatvecArgs { y: pair_rows(l, out, n_embd), ..down.args() };
-            input.fill(l, &mut m, n_ff);
+            let fill = |m: &mut MatvecArgs| {
+                m.y = pair_rows(l, out, n_embd);
+                input.fill(l, m, n_ff);
+            };
             // SAFETY: hidden and out have a row for each pair; ids are experts of the stack.
-            unsafe { pairs.launch(l, &products, m, 1) }
+            unsafe { product.launch(l, fill) }
         }));
         let (combine, y): (Kernel<CombineArgs>, View) = (self.kernel("combine")?, o.y);
         self.steps.push(Box::new(move |l| {
@@ -126,35 +190,94 @@ impl Compiler<'_> {
         let ((ids, weights), n_used, n_expert) = (self.sel(o.sel), self.graph.n_used(o.sel), o.gate.n);
         let kernel: Kernel<GroupArgs> = self.kernel("group")?;
         let order = self.temporary(n_used);
-        let fixed = n_expert * TILE_BYTES / 4;
-        // A row has no more tiles than pairs.
-        let tiles = self.region(Rows::Tokens, n_used * TILE_BYTES / 4, fixed);
-        let n_tiles = self.region(Rows::Tokens, 0, 4);
-        self.touch(tiles);
-        self.touch(n_tiles);
-        let pairs = Pairs { ids, weights, n_used, grouping: Grouping { order, tiles, n_tiles, n_expert } };
+        let grouping = self.grouping(order, n_used, n_expert);
+        let piece = self.is_streamed(o).then(|| self.grouping(order, n_used, n_expert));
+        let pairs = Pairs { ids, weights, n_used, grouping, piece };
         self.steps.push(Box::new(move |l| {
             let args = GroupArgs {
                 ids: l.at(ids),
                 order: l.at(order),
-                tile_list: l.at(tiles),
-                n_tiles: l.at(n_tiles),
+                tile_list: l.at(grouping.tiles),
+                n_tiles: l.at(grouping.n_tiles),
                 n_pairs: pairs.n(l),
                 n_expert: n_expert as u32,
             };
-            let blocks = u32::from(l.n_rows.0 > FEW);
+            let blocks = u32::from(pairs.grouped(l));
             // SAFETY: there is room for all pairs, and for the tiles that they are cut into.
             unsafe { kernel.launch(Geometry::new([blocks, 1, 1], 1024), &args) }
         }));
         Ok(pairs)
     }
 
+    /// Room for the tiles of a grouping.
+    fn grouping(&mut self, order: RegionId, n_used: usize, n_expert: usize) -> Grouping {
+        let fixed = n_expert * TILE_BYTES / 4;
+        // A row has no more tiles than pairs.
+        let tiles = self.region(Rows::Tokens, n_used * TILE_BYTES / 4, fixed);
+        let n_tiles = self.region(Rows::Tokens, 0, 4);
+        self.touch(tiles);
+        self.touch(n_tiles);
+        Grouping { order, tiles, n_tiles, n_expert }
+    }
+
+    /// Whether experts pass through the device.
+    fn is_streamed(&self, o: &Experts) -> bool {
+        [o.gate, o.up, o.down].iter().any(|s| self.share.streamed.weights.contains(&s.w))
+    }
+
+    /// The buffers through which experts of this share pass, if there are such.
+    pub(super) fn stream_buffers(&self) -> Result<Option<Arc<Buffers>>> {
+        let mut groups = vec![];
+        for &op in self.share.parts.iter().flatten() {
+            if let Op::Experts(o) = &self.graph.ops()[op]
+                && self.is_streamed(o)
+            {
+                groups.extend([vec![o.gate, o.up], vec![o.down]]);
+            }
+        }
+        if groups.is_empty() {
+            return Ok(None);
+        }
+        let of = |g: Vec<Stack>| g.into_iter().map(|s| HostStack::new(self.graph, s)).collect();
+        let groups: Vec<Vec<HostStack>> = groups.into_iter().map(of).collect();
+        self.weights.buffers(buffer_bytes(self.share.streamed.buffer, &groups)).map(|b| Some(Arc::new(b)))
+    }
+
+    /// Products with one stack, or with gate and up in one format.
+    fn product(&mut self, stacks: &[Stack], pairs: Pairs, x_div: usize) -> Result<Product> {
+        let (ty, gated) = (self.graph.weight(stacks[0].w).ty(), stacks.len() > 1);
+        let products = self.products(ty, gated)?;
+        let (m, passing) = match pairs.piece {
+            None => {
+                let first = self.matrices(stacks[0])?;
+                let up = if gated { Some(self.matrices(stacks[1])?) } else { None };
+                let (w_up, matrix_bytes_up) = up.map_or((0, 0), |up| (up.at, up.bytes));
+                (MatvecArgs { w_up, matrix_bytes_up, ..first.args() }, None)
+            }
+            Some(piece) => {
+                let host: Vec<HostStack> = stacks.iter().map(|s| HostStack::new(self.graph, *s)).collect();
+                let Some(buffers) = self.buffers.clone() else {
+                    return Err(Error::Unsupported("experts to be sent without buffers".into()));
+                };
+                let (n_expert, cut) = (pairs.grouping.n_expert, self.kernel("cut")?);
+                // In buffers they lie one after another.
+                let one = host[0].matrix_bytes() as u64;
+                let m = self.elsewhere(stacks[0]).args();
+                let m = MatvecArgs { matrix_bytes: one, matrix_bytes_up: one, ..m };
+                // What is sent depends on nothing in device memory, but the host has work to do for each batch.
+                self.capturable = false;
+                (m, Some(Passing { buffers, stacks: host, n_expert, cut, piece }))
+            }
+        };
+        Ok(Product { products, m, passing, pairs, x_div })
+    }
+
     fn expert_gate_up(&mut self, o: &Experts, pairs: Pairs, hidden: RegionId) -> Result<()> {
-        let (gate, up, n_ff) = (self.matrices(o.gate)?, self.matrices(o.up)?, o.gate.rows);
-        if gate.ty != up.ty {
+        let n_ff = o.gate.rows;
+        if self.graph.weight(o.gate.w).ty() != self.graph.weight(o.up.w).ty() {
             let other = self.temporary(pairs.n_used * n_ff);
-            self.expert_product(o, o.gate.w, gate, pairs, hidden)?;
-            self.expert_product(o, o.up.w, up, pairs, other)?;
+            self.expert_product(o, &[o.gate], pairs, hidden)?;
+            self.expert_product(o, &[o.up], pairs, other)?;
             let kernel: Kernel<SiluMulArgs> = self.kernel("silu_mul")?;
             self.steps.push(Box::new(move |l| {
                 let (rows, n) = (l.rows(hidden, n_ff), n_ff as u32);
@@ -164,32 +287,20 @@ impl Compiler<'_> {
             }));
             return Ok(());
         }
-        let input = self.input(o.x.heads(1), o.gate.w)?;
-        let products = self.products(gate.ty, true)?;
-        self.steps.push(Box::new(move |l| {
-            let y = pair_rows(l, hidden, n_ff);
-            let mut m = MatvecArgs { w_up: up.at, matrix_bytes_up: up.bytes, y, ..gate.args() };
-            fill_by_row(input, l, &mut m);
-            // SAFETY: pairs read the row that chose; `hidden` has a row for each.
-            unsafe { pairs.launch(l, &products, m, pairs.n_used) }
-        }));
-        Ok(())
+        self.expert_product(o, &[o.gate, o.up], pairs, hidden)
     }
 
-    fn expert_product(
-        &mut self,
-        o: &Experts,
-        w: WeightId,
-        m: Matrices,
-        pairs: Pairs,
-        y: RegionId,
-    ) -> Result<()> {
-        let (input, products) = (self.input(o.x.heads(1), w)?, self.products(m.ty, false)?);
+    /// A product of the rows that chose with one stack, or with gate and up.
+    fn expert_product(&mut self, o: &Experts, stacks: &[Stack], pairs: Pairs, y: RegionId) -> Result<()> {
+        let (n_ff, input) = (o.gate.rows, self.input(o.x.heads(1), stacks[0].w)?);
+        let product = self.product(stacks, pairs, pairs.n_used)?;
         self.steps.push(Box::new(move |l| {
-            let mut args = MatvecArgs { y: pair_rows(l, y, m.n_out), ..m.args() };
-            fill_by_row(input, l, &mut args);
-            // SAFETY: as for both at once.
-            unsafe { pairs.launch(l, &products, args, pairs.n_used) }
+            let fill = |m: &mut MatvecArgs| {
+                m.y = pair_rows(l, y, n_ff);
+                fill_by_row(input, l, m);
+            };
+            // SAFETY: pairs read the row that chose; `y` has a row for each.
+            unsafe { product.launch(l, fill) }
         }));
         Ok(())
     }
