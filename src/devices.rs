@@ -4,14 +4,16 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use ggml_sys::backend::Backend;
+use ggml_sys::cache::LayerCache;
 use ggml_sys::cpu::Cpu;
 use ggml_sys::cuda::Cuda;
 use ggml_sys::cuda::device::Properties;
 use ggml_sys::cuda::driver::{Driver, Unavailable};
 use ggml_sys::hybrid::Hybrid;
 use ggml_sys::{Error as GgmlError, cuda};
+use models::cost::{StepCost, streaming_rows};
 use models::placement::{self, Assignment, Sizes, TooLarge, Wishes};
-use models::{Engine, EngineOptions, Error, Model};
+use models::{Engine, EngineOptions, Error, MlaForm, Model};
 use serde::Serialize;
 
 use crate::cli::args::DeviceArgs;
@@ -24,6 +26,7 @@ use crate::term::log;
 pub struct DeviceSettings {
     choice: Choice,
     wishes: Wishes,
+    streaming: Streaming,
     /// Whether the user spoke of devices at all: then it is said if there are none.
     asked: bool,
 }
@@ -36,6 +39,25 @@ enum Choice {
     Processor,
     /// Those with these numbers.
     Some(Vec<usize>),
+}
+
+/// Whether experts on the host are sent to devices for long batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Streaming {
+    /// For batches that this is faster for.
+    Auto,
+    Never,
+    /// For batches of so many tokens and more.
+    From(usize),
+}
+
+/// What of an engine's options may be changed to fit devices.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leeway {
+    /// The context may be shorter.
+    pub context: bool,
+    /// Batches may be longer.
+    pub batches: bool,
 }
 
 impl DeviceSettings {
@@ -58,8 +80,15 @@ impl DeviceSettings {
             Some(list) => Choice::Some(list.split(',').map(ordinal).collect::<Result<_>>()?),
         };
         let host_experts = if args.cpu_moe { Some(usize::MAX) } else { args.n_cpu_moe.map(|n| n as usize) };
+        let streaming = match args.stream_experts.as_deref() {
+            None | Some("auto") => Streaming::Auto,
+            Some("never") => Streaming::Never,
+            Some(n) => Streaming::From(n.parse().map_err(|_| {
+                Failure::usage(format!("--stream-experts {n}"), "it is a number of tokens, 'auto' or 'never'")
+            })?),
+        };
         let asked = gpu_layers.is_some() || host_experts.is_some() || args.device.is_some();
-        Ok(DeviceSettings { choice, wishes: Wishes { gpu_layers, host_experts }, asked })
+        Ok(DeviceSettings { choice, wishes: Wishes { gpu_layers, host_experts }, streaming, asked })
     }
 }
 
@@ -179,6 +208,10 @@ pub struct Best {
     pub read: f64,
     /// Products of bytes a second.
     pub peak: f64,
+    /// Bytes copied from pinned memory a second.
+    pub copy: f64,
+    /// Bytes sent from any memory a second.
+    pub send: f64,
 }
 
 /// Measures the first device that is to be used for a model, if there is one.
@@ -190,14 +223,16 @@ pub fn measure(model: &Model, settings: &DeviceSettings) -> Result<Option<Best>>
     let Some(device) = devices.first() else { return Ok(None) };
     let failed = |e: GgmlError| Failure::new(e.to_string()).or_hint("--device none runs without it");
     let (read, peak) = (device.read_bandwidth().map_err(failed)?, device.int8_peak().map_err(failed)?);
-    Ok(Some(Best { name: device.device().properties().name.clone(), read, peak }))
+    let (copy, send) = (device.copy_bandwidth().map_err(failed)?, device.send_bandwidth().map_err(failed)?);
+    Ok(Some(Best { name: device.device().properties().name.clone(), read, peak, copy, send }))
 }
 
 /// Bytes of a model that is answered with before a device has been started: it stays on the processor unless devices are asked for.
 const SMALL: u64 = 64 << 20;
 
-/// An engine on the devices that are to be used, as far as they have room, and on the processor. The context is cut to what lets
-/// more of the model onto devices if `fitting`, down to some thousand tokens.
+/// An engine on the devices that are to be used, as far as they have room, and on the processor. With that leeway, the context is cut
+/// to what lets more of the model onto devices, down to some thousand tokens, and batches become longer where experts are sent
+/// for them.
 ///
 /// # Errors
 /// If what is wished for does not fit, or the engine cannot be made.
@@ -206,7 +241,7 @@ pub fn engine(
     cpu: Arc<Cpu>,
     options: &EngineOptions,
     settings: &DeviceSettings,
-    fitting: bool,
+    leeway: Leeway,
 ) -> Result<Engine> {
     let on_processor = |cpu: Arc<Cpu>| Ok(Engine::new(model.clone(), cpu, options.clone())?);
     let devices = open_for(model, settings)?;
@@ -217,12 +252,21 @@ pub fn engine(
     let mut free = free.map_err(|e| Failure::new(e.to_string()).or_hint("--device none runs without it"))?;
     // What is free is known, what the driver adds to allocations is not: if it does not fit after all, less is tried.
     for _ in 0..4 {
-        let (n_ctx, assignment) = fit(model, options, &free, settings, fitting)?;
+        let (n_ctx, assignment) = fit(model, options, &free, settings, leeway.context)?;
         if assignment.used.iter().all(|b| *b == 0) {
             log::note("no device has room for any of the model: everything runs on the processor");
             return on_processor(cpu);
         }
         let options = EngineOptions { n_ctx, n_batch: options.n_batch.min(n_ctx), ..options.clone() };
+        let (n_batch, assignment) = match long_batches(model, &cpu, &devices, settings, &options, &assignment)
+        {
+            Some(min_rows) => {
+                let wishes = settings.wishes;
+                with_streaming(model, &options, &free, wishes, leeway.batches, assignment, min_rows)
+            }
+            None => (options.n_batch, assignment),
+        };
+        let options = EngineOptions { n_batch, ..options };
         let backend = combined(model, &cpu, &devices, &assignment)?;
         let mut engine = Engine::new(model.clone(), backend, options)?.with_fallback(cpu.clone());
         match engine.prepare() {
@@ -256,8 +300,7 @@ fn fit(
     settings: &DeviceSettings,
     fitting: bool,
 ) -> Result<(usize, Assignment)> {
-    let default = model.default_cache_type();
-    let layers = model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default));
+    let layers = cache_layers(model, options);
     let assigned = |n_ctx: usize| {
         let sizes = Sizes::new(model, &layers, n_ctx, options.n_batch);
         placement::assign(&sizes, free, settings.wishes)
@@ -275,6 +318,84 @@ fn fit(
         }
     }
     longest.map(|a| (options.n_ctx, a))
+}
+
+fn cache_layers(model: &Model, options: &EngineOptions) -> Vec<LayerCache> {
+    let default = model.default_cache_type();
+    model.network().cache(options.k_ty.unwrap_or(default), options.v_ty.unwrap_or(default))
+}
+
+/// The share of its peak at which a processor computes experts of prompts: docs/measurements.md has 30 and 38 % for whole
+/// mixtures.
+const SHARE_OF_PEAK: f64 = 1.0 / 3.0;
+
+/// The tokens of a batch from which on experts that stay on the host are to be sent to the devices of their layers, if there are such: as
+/// asked for, or from what processor and bus do now.
+fn long_batches(
+    model: &Model,
+    cpu: &Cpu,
+    devices: &[Arc<Cuda>],
+    settings: &DeviceSettings,
+    options: &EngineOptions,
+    assignment: &Assignment,
+) -> Option<usize> {
+    let layers = cache_layers(model, options);
+    if !assignment.leaves_experts(&Sizes::new(model, &layers, options.n_ctx, options.n_batch)) {
+        return None;
+    }
+    match settings.streaming {
+        Streaming::Never => return None,
+        Streaming::From(n) => return Some(n.max(2)),
+        Streaming::Auto => {}
+    }
+    let send = match devices.first()?.send_bandwidth() {
+        Ok(send) => send,
+        Err(e) => {
+            ::log::info!("{e}: experts are not sent to devices");
+            return None;
+        }
+    };
+    let graph = model.record(MlaForm::default()).ok()?.graph;
+    let macs = SHARE_OF_PEAK * cpu.int8_peak();
+    let rows = streaming_rows(&StepCost::new(&graph, &layers).mixtures, send, macs)?.max(SHORTEST_LONG_BATCH);
+    ::log::info!(
+        "experts on the host are worth sending for batches of {rows} tokens: {:.1} GB/s to the device, {:.0} GMAC/s here",
+        send / 1e9,
+        macs / 1e9
+    );
+    Some(rows)
+}
+
+/// Tokens of a batch for which the processor is asked in any case.
+const SHORTEST_LONG_BATCH: usize = 32;
+
+/// Batches that are chosen to send experts for, the longest first.
+const LONG_BATCHES: [usize; 2] = [2048, 1024];
+
+/// The place of every part with buffers through which experts are sent to devices for batches of `min_rows` tokens, and the tokens
+/// of a batch, if there is room for them: at the cost of the experts of one layer at the most.
+fn with_streaming(
+    model: &Arc<Model>,
+    options: &EngineOptions,
+    free: &[u64],
+    wishes: Wishes,
+    longer: bool,
+    without: Assignment,
+    min_rows: usize,
+) -> (usize, Assignment) {
+    let layers = cache_layers(model, options);
+    let long = LONG_BATCHES.into_iter().filter(|n| longer && *n > options.n_batch && *n <= options.n_ctx);
+    for n_batch in long.chain([options.n_batch]) {
+        let sizes = Sizes::new(model, &layers, options.n_ctx, n_batch);
+        let sizes = sizes.with_streaming(model, &layers, n_batch, min_rows);
+        let Ok(a) = placement::assign(&sizes, free, wishes) else { continue };
+        let same = a.layers == without.layers && a.head == without.head;
+        if a.streaming.is_some() && same && a.on_devices().1 + 1 >= without.on_devices().1 {
+            return (n_batch, a);
+        }
+    }
+    ::log::info!("experts are not sent to devices: no room for buffers, or no batches that long");
+    (options.n_batch, without)
 }
 
 fn too_large(e: &TooLarge) -> Failure {
@@ -310,6 +431,9 @@ fn describe(model: &Model, devices: &[Arc<Cuda>], a: &Assignment, n_ctx: usize) 
     if model.network().experts().is_some() {
         let _ = write!(text, ", the experts of {experts}");
     }
+    if let Some(s) = a.streaming {
+        let _ = write!(text, ", the others sent to them for batches of {} tokens and more", s.min_rows);
+    }
     for (device, used) in devices.iter().zip(&a.used) {
         let p = device.device().properties();
         let _ = write!(text, "; cuda{}: {} of {}", p.ordinal, Bytes(*used), Bytes(p.memory));
@@ -324,7 +448,14 @@ mod tests {
 
     fn settings(gpu_layers: Option<&str>, device: Option<&str>) -> Result<DeviceSettings> {
         let (gpu_layers, device) = (gpu_layers.map(Into::into), device.map(Into::into));
-        DeviceSettings::new(&DeviceArgs { gpu_layers, device, cpu_moe: false, n_cpu_moe: None })
+        let stream_experts = None;
+        DeviceSettings::new(&DeviceArgs {
+            gpu_layers,
+            device,
+            cpu_moe: false,
+            n_cpu_moe: None,
+            stream_experts,
+        })
     }
 
     #[test]

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::cli::args::MlaArg;
 use crate::cli::settings::{Context, EngineSettings, Sampling, Source};
-use crate::devices;
+use crate::devices::{self, Leeway};
 use crate::failure::{Failure, Result};
 use crate::loading::Loading;
 use crate::size::Bytes;
@@ -142,8 +142,8 @@ impl Loaded {
             mla: mla_form(settings.mla),
         };
         let cpu = Arc::new(backend(settings.threads.unwrap_or_else(default_threads))?);
-        let fitting = context == Context::Fitting;
-        let engine = devices::engine(&self.model, cpu, &options, &settings.devices, fitting)?;
+        let leeway = Leeway { context: context == Context::Fitting, batches: settings.longer_batches };
+        let engine = devices::engine(&self.model, cpu, &options, &settings.devices, leeway)?;
         let (backend, n_batch) = (engine.backend().name(), engine.options().n_batch);
         ::log::info!("{} on {backend}: context {}, batches of {n_batch}", self.name, engine.options().n_ctx);
         Ok(Session::new(engine))

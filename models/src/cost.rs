@@ -43,6 +43,8 @@ pub struct Mixture {
     pub n_used: usize,
     /// Bytes of one.
     pub bytes: u64,
+    /// Multiplications of one for a row.
+    pub macs: u64,
 }
 
 impl StepCost {
@@ -78,8 +80,8 @@ impl StepCost {
                 let stacks = [o.gate, o.up, o.down];
                 let bytes = stacks.iter().map(|s| matrix_bytes(g, *s)).sum();
                 let n_used = g.n_used(o.sel);
-                self.mixtures.push(Mixture { n_expert: o.gate.n, n_used, bytes });
                 let macs: u64 = stacks.iter().map(|s| matrix_macs(g, *s)).sum();
+                self.mixtures.push(Mixture { n_expert: o.gate.n, n_used, bytes, macs });
                 self.macs_per_token += n_used as u64 * macs;
             }
             // No weights, or what belongs to attention.
@@ -127,6 +129,20 @@ impl StepCost {
     pub fn macs(&self, rows: usize, outputs: usize) -> f64 {
         rows as f64 * self.macs_per_token as f64 + outputs as f64 * self.macs_per_output as f64
     }
+}
+
+/// Rows of a batch from which it takes less time to send all experts of these mixtures to a device, at `bytes` a second, than to
+/// multiply with the chosen ones here, at `macs` a second; `None` if it never does.
+///
+/// Sending takes Σ n_expert·bytes ÷ B, whatever the rows; the processor takes rows · Σ n_used·macs ÷ M. The device multiplies while
+/// the next experts are on their way, many times faster, so that its time does not count; nor does reading memory, which sending does
+/// too.
+pub fn streaming_rows(mixtures: &[Mixture], bytes: f64, macs: f64) -> Option<usize> {
+    let sent: f64 = mixtures.iter().map(|m| m.n_expert as f64 * m.bytes as f64).sum();
+    let made: f64 = mixtures.iter().map(|m| m.n_used as f64 * m.macs as f64).sum();
+    let rows = (sent / bytes) * (macs / made);
+    // Not a number if there is nothing to send or no speed.
+    (rows > 0.0 && rows < 1e9).then(|| rows.ceil() as usize)
 }
 
 impl Mixture {
@@ -177,12 +193,25 @@ mod tests {
 
     #[test]
     fn tokens_share_experts_the_more_the_more_there_are() {
-        let m = Mixture { n_expert: 8, n_used: 2, bytes: 1 };
+        let m = Mixture { n_expert: 8, n_used: 2, bytes: 1, macs: 2 };
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} is not {b}");
         near(m.distinct(0), 0.0);
         near(m.distinct(1), 2.0);
         // 8 · (1 − (3/4)²).
         near(m.distinct(2), 3.5);
         near(m.distinct(10_000), 8.0);
+    }
+
+    #[test]
+    fn experts_are_sent_for_as_many_rows_as_take_the_processor_longer() {
+        // DeepSeek-V2-Lite in 4.5 bits: 64 experts of 3 · 2048 · 1408 weights, of which a token uses 6.
+        let macs = 3 * 2048 * 1408;
+        let lite = [Mixture { n_expert: 64, n_used: 6, bytes: macs * 9 / 16, macs }; 26];
+        // 25 GB/s; 1000 GMAC/s: 64 / 6 · 9/16 · 40 = 240.
+        assert_eq!(streaming_rows(&lite, 25e9, 1e12), Some(240));
+        // Half the bus takes twice the rows.
+        assert_eq!(streaming_rows(&lite, 12.5e9, 1e12), Some(480));
+        assert_eq!(streaming_rows(&[], 25e9, 1e12), None);
+        assert_eq!(streaming_rows(&lite, 0.0, 1e12), None);
     }
 }

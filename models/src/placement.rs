@@ -4,14 +4,19 @@
 //! token meets (attention, shared experts, router, cache), and the routed experts of as many of the last layers as there is room
 //! for; of anything else the last layers. The embedding, of which a token reads one row, goes to a device only if everything
 //! does, or if it is the output matrix too.
+//!
+//! Where experts stay behind, the device gets two buffers, if there is room, through which they are sent to it for long batches.
 
 use ggml_sys::cache::LayerCache;
-use ggml_sys::hybrid::Placement;
+use ggml_sys::hybrid::{Placement, Streaming};
 
 use crate::model::Model;
 
 /// Bytes that a device needs besides what is counted: its context, modules, recorded steps.
 const RESERVE: u64 = 384 << 20;
+
+/// Bytes of each of the buffers through which experts are sent: some milliseconds of a bus, and work for all of a device.
+const BUFFER: u64 = 128 << 20;
 
 /// The host, as a number of a device.
 pub const HOST: usize = 0;
@@ -27,6 +32,25 @@ pub struct Sizes {
     pub layers: Vec<LayerSizes>,
     /// Activations of a batch, on each device that takes part.
     pub activations: u64,
+    /// Sending experts to devices for long batches, if that is of use.
+    pub streaming: Option<StreamingSizes>,
+}
+
+/// What it takes to send experts to a device for long batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamingSizes {
+    /// Rows of such a batch at least.
+    pub min_rows: usize,
+    /// Bytes of each of two buffers.
+    pub buffer: u64,
+    /// Activations of shorter batches, which have a place of their own.
+    pub activations: u64,
+}
+
+impl StreamingSizes {
+    fn bytes(&self) -> u64 {
+        2 * self.buffer + self.activations
+    }
 }
 
 /// What a layer takes.
@@ -60,6 +84,8 @@ pub struct Assignment {
     pub layers: Vec<usize>,
     /// Of each layer's experts.
     pub experts: Vec<usize>,
+    /// Whether experts on the host are sent to the device of their layer for long batches.
+    pub streaming: Option<StreamingSizes>,
     /// Bytes on each device, the first device first.
     pub used: Vec<u64>,
 }
@@ -101,6 +127,26 @@ impl Sizes {
             }
         }
         sizes
+    }
+
+    /// The same with experts that are sent to devices for batches of `min_rows` rows and more, if there are such.
+    pub fn with_streaming(
+        self,
+        model: &Model,
+        layers: &[LayerCache],
+        n_batch: usize,
+        min_rows: usize,
+    ) -> Sizes {
+        let largest = self.layers.iter().map(|l| l.experts).max().unwrap_or(0);
+        let (Some((n_expert, _)), true) = (model.network().experts(), (2..=n_batch).contains(&min_rows))
+        else {
+            return self;
+        };
+        // One expert fits in any case, with what its matrices are aligned to.
+        let one = largest.div_ceil(n_expert.max(1) as u64) + 4096;
+        let buffer = BUFFER.min(largest).max(one);
+        let activations = activations(model, layers, min_rows - 1);
+        Sizes { streaming: Some(StreamingSizes { min_rows, buffer, activations }), ..self }
     }
 
     /// Bytes of some of the last layers (one more than there are: the head too), with the experts of all but the first `host`.
@@ -159,15 +205,18 @@ pub fn assign(sizes: &Sizes, free: &[u64], wishes: Wishes) -> Result<Assignment,
         None => (0..=all).rev().collect(),
     };
     for &last in &counts {
-        for host in hosts(last) {
-            if let Some(assignment) = fill(sizes, free, last, host) {
-                return Ok(assignment);
+        // Rather the experts of fewer layers on a device than all others computed here for every prompt.
+        for streaming in [sizes.streaming, None] {
+            for host in hosts(last) {
+                if let Some(assignment) = fill(sizes, free, last, host, streaming) {
+                    return Ok(assignment);
+                }
             }
         }
     }
     let last = wishes.gpu_layers.unwrap_or(0).min(all);
     let host = *hosts(last).end();
-    let fits = |k: &usize| fill(sizes, free, *k, host).is_some();
+    let fits = |k: &usize| fill(sizes, free, *k, host, None).is_some();
     let what = match (wishes.gpu_layers, wishes.host_experts) {
         (Some(k), _) if k > n => "the whole model".to_owned(),
         (Some(k), _) => format!("{k} of {n} layers"),
@@ -183,17 +232,27 @@ fn overhead(sizes: &Sizes) -> u64 {
 }
 
 /// Puts some of the last layers on devices, in order, with the experts of all but the first `host`; `None` if they do not fit.
-fn fill(sizes: &Sizes, free: &[u64], last: usize, host: usize) -> Option<Assignment> {
+fn fill(
+    sizes: &Sizes,
+    free: &[u64],
+    last: usize,
+    host: usize,
+    streaming: Option<StreamingSizes>,
+) -> Option<Assignment> {
     let n = sizes.layers.len();
     let mut used = vec![0u64; free.len()];
+    // Devices that have the buffers for experts.
+    let mut buffered = vec![false; free.len()];
     let mut at = 0;
     // The first device from the one at hand on that has room.
-    let mut put = |bytes: u64| {
+    let mut put = |bytes: u64, through_buffers: bool| {
         while at < free.len() {
             let device = &mut used[at];
             let begun = if *device == 0 { overhead(sizes) } else { *device };
-            if begun + bytes <= free[at] {
-                *device = begun + bytes;
+            let buffers = streaming.filter(|_| through_buffers && !buffered[at]).map_or(0, |s| s.bytes());
+            if begun + bytes + buffers <= free[at] {
+                *device = begun + bytes + buffers;
+                buffered[at] |= through_buffers;
                 return Some(at + 1);
             }
             at += 1;
@@ -204,31 +263,54 @@ fn fill(sizes: &Sizes, free: &[u64], last: usize, host: usize) -> Option<Assignm
     for il in n.saturating_sub(last)..n {
         let l = sizes.layers[il];
         let here = il >= host && l.experts > 0;
-        let device = put(l.dense + l.cache + if here { l.experts } else { 0 })?;
+        let device = put(l.dense + l.cache + if here { l.experts } else { 0 }, !here && l.experts > 0)?;
         layers[il] = device;
         experts[il] = if here { device } else { HOST };
     }
-    let head = if last > n { put(sizes.head)? } else { HOST };
+    let head = if last > n { put(sizes.head, false)? } else { HOST };
     let embedding = match head {
         HOST => HOST,
         // A token reads one row of an embedding of its own: it is the last that is worth a device's memory.
         _ if experts.iter().zip(&sizes.layers).any(|(d, l)| *d == HOST && l.experts > 0) => HOST,
-        _ => put(sizes.embedding).unwrap_or(HOST),
+        _ => put(sizes.embedding, false).unwrap_or(HOST),
     };
     let embedding = if sizes.embedding == 0 { head } else { embedding };
-    Some(Assignment { embedding, head, layers, experts, used })
+    let streaming = streaming.filter(|_| buffered.contains(&true));
+    Some(Assignment { embedding, head, layers, experts, streaming, used })
 }
 
 impl Assignment {
     /// The devices of a model's weights and of its cache.
     pub fn placement(&self, model: &Model) -> Placement {
+        let of = |places: &[usize], il: usize| places.get(il).copied().unwrap_or(HOST);
         let device = |(id, t): (ggml_sys::graph::WeightId, &ggml_sys::Tensor)| match part(t.name()) {
-            Part::Layer(il) => self.layers.get(il).copied().unwrap_or(HOST),
-            Part::Experts(il) => self.experts.get(il).copied().unwrap_or(HOST),
+            Part::Layer(il) => of(&self.layers, il),
+            Part::Experts(il) => of(&self.experts, il),
             Part::Other if id == model.base().token_embd => self.embedding,
             Part::Other => self.head,
         };
-        Placement { weights: model.weights().iter().map(device).collect(), layers: self.layers.clone() }
+        let weights: Vec<usize> = model.weights().iter().map(device).collect();
+        let streaming = self.streaming.map(|s| {
+            // Experts on the host follow their layer.
+            let device = |(at, (_, t)): (&usize, (_, &ggml_sys::Tensor))| match part(t.name()) {
+                Part::Experts(il) if *at == HOST => of(&self.layers, il),
+                _ => *at,
+            };
+            Streaming {
+                min_rows: s.min_rows,
+                weights: weights.iter().zip(model.weights().iter()).map(device).collect(),
+                buffer: usize::try_from(s.buffer).unwrap_or(usize::MAX),
+            }
+        });
+        Placement { weights, layers: self.layers.clone(), streaming }
+    }
+
+    /// Whether there are experts on the host whose layer is on a device.
+    pub fn leaves_experts(&self, sizes: &Sizes) -> bool {
+        let places = self.layers.iter().zip(&self.experts);
+        places
+            .zip(&sizes.layers)
+            .any(|((layer, experts), l)| *layer != HOST && *experts == HOST && l.experts > 0)
     }
 
     /// Layers on devices, and those whose experts are there too.
@@ -247,7 +329,7 @@ mod tests {
     /// Ten layers of 1 GiB with half a GiB of cache, and `experts` GiB of experts each.
     fn sizes(experts: u64) -> Sizes {
         let layer = LayerSizes { dense: GIB, experts: experts * GIB, cache: GIB / 2 };
-        Sizes { embedding: GIB, head: GIB, layers: vec![layer; 10], activations: GIB / 4 }
+        Sizes { embedding: GIB, head: GIB, layers: vec![layer; 10], activations: GIB / 4, streaming: None }
     }
 
     fn last(n: usize) -> Vec<usize> {
@@ -282,6 +364,35 @@ mod tests {
         // Not even that fits: some layers, no experts.
         let a = assign(&sizes(10), &[8 * GIB], Wishes::default()).unwrap();
         assert_eq!((a.layers, a.experts), (last(4), last(0)));
+    }
+
+    #[test]
+    fn buffers_for_experts_are_counted_on_every_device_that_they_pass_through_or_left_out() {
+        let streaming = Some(StreamingSizes { min_rows: 100, buffer: GIB / 4, activations: GIB / 8 });
+        let sizes = |experts| Sizes { streaming, ..sizes(experts) };
+        let assign = |sizes: &Sizes, free: &[u64]| assign(sizes, free, Wishes::default()).unwrap();
+        // Of 40 GiB the experts of two layers and all else take 36.6.
+        let a = assign(&sizes(10), &[40 * GIB]);
+        let without = 16 * GIB + GIB / 4 + RESERVE;
+        assert_eq!(
+            (a.experts, a.streaming, a.used),
+            (last(2), streaming, vec![without + 20 * GIB + 5 * GIB / 8])
+        );
+        // They come before the experts of a layer.
+        let a = assign(&sizes(10), &[without + 20 * GIB]);
+        assert_eq!((a.experts, a.streaming), (last(1), streaming));
+        // What every token meets comes before them.
+        let a = assign(&sizes(10), &[without]);
+        assert_eq!((a.layers, a.experts, a.streaming, a.used), (last(10), last(0), None, vec![without]));
+        // Nothing is sent where everything is there, or nothing can be.
+        assert_eq!(assign(&sizes(1), &[40 * GIB]).streaming, None);
+        assert_eq!(assign(&sizes(0), &[8 * GIB]).streaming, None);
+        assert_eq!(assign(&sizes(10), &[GIB]).streaming, None);
+        // Two devices, five layers each and then the head.
+        let a = assign(&sizes(100), &[10 * GIB, 12 * GIB]);
+        let overhead = GIB / 4 + RESERVE + 5 * GIB / 8;
+        assert_eq!(a.layers, vec![1, 1, 1, 1, 1, 2, 2, 2, 2, 2]);
+        assert_eq!(a.used, vec![overhead + 15 * GIB / 2, overhead + 17 * GIB / 2]);
     }
 
     #[test]

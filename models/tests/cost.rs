@@ -24,7 +24,7 @@ fn bytes_and_multiplications_of_a_step_are_those_of_its_tensors() {
         always: q8_0(3 * attention + dense + 2 * expert) + norms + 2 * 4 * (router + 16),
         per_token: q8_0(256),
         head: q8_0(256 * 1280),
-        mixtures: vec![Mixture { n_expert: 16, n_used: 4, bytes: q8_0(expert) }; 2],
+        mixtures: vec![Mixture { n_expert: 16, n_used: 4, bytes: q8_0(expert), macs: expert }; 2],
         per_position: 3 * 2 * (256 + 32),
         macs_per_token: 3 * attention + dense + 2 * (router + expert + 4 * expert),
         macs_per_output: 256 * 1280,

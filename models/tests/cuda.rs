@@ -14,7 +14,7 @@ use ggml_sys::cuda::driver::{Driver, LIBRARY};
 use ggml_sys::gguf::Gguf;
 use ggml_sys::graph::Row;
 use ggml_sys::hybrid::Hybrid;
-use models::placement::{Assignment, HOST};
+use models::placement::{Assignment, HOST, StreamingSizes};
 use models::{Engine, EngineOptions, MlaForm, Model, Session, Want};
 
 /// As on the processor.
@@ -64,12 +64,19 @@ fn logits_of_every_architecture_equal_transformers() {
             head: 1,
             layers: vec![1; model.base().n_layer],
             experts: vec![HOST; model.base().n_layer],
+            streaming: None,
             used: vec![],
         };
-        let hybrid = Hybrid::new(vec![cpu(), cuda.clone()], experts.placement(&model)).unwrap();
-        let mut backends: Vec<(&str, Arc<dyn Backend>)> = vec![("all on the device", cuda)];
+        // One expert at a time, and for the rest of the prompt after a batch the processor.
+        let streaming = Some(StreamingSizes { min_rows: 4, buffer: 0, activations: 0 });
+        let streamed = Assignment { streaming, ..experts.clone() };
+        let hybrid = |parts: Assignment| -> Arc<dyn Backend> {
+            Arc::new(Hybrid::new(vec![cpu(), cuda.clone()], parts.placement(&model)).unwrap())
+        };
+        let mut backends: Vec<(&str, Arc<dyn Backend>)> = vec![("all on the device", cuda.clone())];
         if model.network().experts().is_some() {
-            backends.push(("experts on the host", Arc::new(hybrid)));
+            backends.push(("experts on the host", hybrid(experts)));
+            backends.push(("experts sent to the device", hybrid(streamed)));
         }
         // A simulated device takes its time: one prompt, long enough for the kernels of many rows.
         let prompts = fixture.reference().prompts;
@@ -97,7 +104,14 @@ fn layers_on_two_devices_and_the_host_give_the_same_logits() {
     let model = open(&fixture.f32);
     let n = model.base().n_layer;
     let layers: Vec<usize> = (0..n).map(|il| [1, 2, HOST][il % 3]).collect();
-    let parts = Assignment { embedding: HOST, head: 2, experts: layers.clone(), layers, used: vec![] };
+    let parts = Assignment {
+        embedding: HOST,
+        head: 2,
+        experts: layers.clone(),
+        layers,
+        streaming: None,
+        used: vec![],
+    };
     let backends: Vec<Arc<dyn Backend>> = vec![cpu(), first, second];
     let hybrid = Arc::new(Hybrid::new(backends, parts.placement(&model)).unwrap());
     let mut session = session(&model, hybrid, GgmlType::F32, MlaForm::Absorbed, 512);

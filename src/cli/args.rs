@@ -326,6 +326,11 @@ pub struct DeviceArgs {
     /// Keep the experts of the first N layers in host memory
     #[arg(long, value_name = "N")]
     pub n_cpu_moe: Option<u32>,
+    /// Send host experts to GPUs for batches from N tokens on [default: auto]
+    ///
+    /// A number of tokens, 'auto' for what two measured speeds say, or 'never'.
+    #[arg(long, value_name = "N")]
+    pub stream_experts: Option<String>,
 }
 
 /// How the file comes into memory.

@@ -94,6 +94,8 @@ pub struct EngineSettings {
     pub threads: Option<NonZeroUsize>,
     /// Tokens of a prompt computed at once.
     pub n_batch: usize,
+    /// Whether they may be more where that is of use.
+    pub longer_batches: bool,
     /// Formats of the cache, where they are not left to the model.
     pub cache: (Option<GgmlType>, Option<GgmlType>),
     /// Form of multi-head latent attention.
@@ -137,6 +139,7 @@ impl EngineSettings {
                 Some(n) => Context::Tokens(n),
             },
             threads: threads.or(threads_batch),
+            longer_batches: b.is_none() && ub.is_none(),
             n_batch: ub.unwrap_or(DEFAULT_BATCH).min(b.unwrap_or(usize::MAX)),
             cache: (
                 cache_type("--cache-type-k", args.cache_type_k.as_deref())?,

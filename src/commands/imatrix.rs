@@ -62,7 +62,7 @@ fn is_text_given(args: &ImatrixArgs) -> bool {
 
 /// What a model makes of a text. After Ctrl-C, of the chunks that were complete.
 fn learn(args: &ImatrixArgs, lookup: &Lookup, quiet: bool) -> Result<(ImportanceMatrix, Outcome)> {
-    let settings = EngineSettings::new(&args.engine)?;
+    let settings = EngineSettings { longer_batches: false, ..EngineSettings::new(&args.engine)? };
     let (source, material) = Material::read(&args.text, args.tokens.as_deref(), lookup)?;
     model::announce(&source);
     let loaded = model::load(&source, settings.loading, quiet)?;

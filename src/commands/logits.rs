@@ -60,7 +60,7 @@ impl Material {
 /// # Errors
 /// If the model or the text cannot be used, or the file not be written.
 pub fn logits(args: &LogitsArgs, lookup: &Lookup, quiet: bool) -> Result<Outcome> {
-    let settings = EngineSettings::new(&args.engine)?;
+    let settings = EngineSettings { longer_batches: false, ..EngineSettings::new(&args.engine)? };
     if args.last == Some(0) {
         return Err(Failure::usage("--last is 0", "it is at least 1"));
     }

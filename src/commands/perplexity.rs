@@ -39,7 +39,7 @@ pub(super) struct Window {
 /// # Errors
 /// If the models or the text cannot be used.
 pub fn perplexity(args: &PerplexityArgs, lookup: &Lookup, quiet: bool) -> Result<Outcome> {
-    let settings = EngineSettings::new(&args.engine)?;
+    let settings = EngineSettings { longer_batches: false, ..EngineSettings::new(&args.engine)? };
     let base = match &args.kl_base {
         Some(name) => Some(lookup.model(name)?),
         None => None,

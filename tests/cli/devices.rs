@@ -86,6 +86,7 @@ fn a_model_answers_the_same_wherever_its_parts_are() {
     for (more, says) in [
         (&["-v"][..], "on devices, the experts of"),
         (&["-v", "--cpu-moe"], "the experts of 0"),
+        (&["-v", "--cpu-moe", "--stream-experts", "4"], "sent to them for batches of 4 tokens and more"),
         (&["-v", "-ngl", "2"], "2 of "),
     ] {
         let Some(mut command) = simulated(&[("FAKE_CUDA_DEVICES", "2")]) else { return };
@@ -111,6 +112,7 @@ fn whatever_fails_at_the_start_the_processor_does_the_work() {
     let failures = [
         ("cuMemAlloc_v2:N=2", [1, 2, 5, 20]),
         ("cuModuleLoadData:N=209", [1, 2, 3, 5]),
+        ("cuMemAllocHost_v2:N=2", [1, 2, 3, 3]),
         ("cuMemcpyHtoDAsync_v2:N=999", [1, 2, 5, 20]),
     ];
     for (failure, at) in failures.iter().flat_map(|(f, at)| at.map(|at| (f, at))) {
@@ -135,6 +137,39 @@ fn a_device_that_fails_on_the_way_loses_nothing() {
         assert_eq!(ran.stdout, expected(), "{failure}");
         assert_eq!(ran.stderr.matches("going on with cpu").count(), 1, "{failure}: {}", ran.stderr);
     }
+}
+
+/// Copies of experts, and what waits for them: refused, or the device is lost.
+#[test]
+fn experts_that_cannot_be_sent_are_computed_here() {
+    let failures = [
+        "cuStreamWaitEvent:1=1",
+        "cuStreamWaitEvent:4=719",
+        "cuEventRecord:58=1",
+        "cuMemcpyHtoDAsync_v2:55=2",
+        "cuMemcpyHtoDAsync_v2:57=719",
+    ];
+    for failure in failures {
+        let Some(mut command) = simulated(&[("FAKE_CUDA_FAIL", failure)]) else { return };
+        let args = [&["--cpu-moe", "--stream-experts", "4"], &START[..]].concat();
+        let ran = ran(&mut command, &args).done();
+        assert_eq!(ran.stdout, expected(), "{failure}");
+        assert_eq!(ran.stderr.matches("going on with cpu").count(), 1, "{failure}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn experts_are_not_sent_where_that_is_not_worth_it_or_there_is_no_room() {
+    let Some(mut command) = simulated(&[]) else { return };
+    let args = [&["-v", "--cpu-moe", "--stream-experts", "never"], &START[..]].concat();
+    let never = ran(&mut command, &args).done();
+    assert!(!never.stderr.contains("sent to them"), "{}", never.stderr);
+    let args = [&["-v", "--cpu-moe", "--stream-experts", "4000"], &START[..]].concat();
+    let long = ran(&mut simulated(&[]).unwrap(), &args).done();
+    assert!(long.stderr.contains("no room for buffers, or no batches that long"), "{}", long.stderr);
+    assert_eq!((&*never.stdout, &*long.stdout), (expected(), expected()));
+    let args = [&["--stream-experts", "often"], &START[..]].concat();
+    ran(&mut simulated(&[]).unwrap(), &args).failed(2, "--stream-experts often");
 }
 
 #[test]

@@ -4,15 +4,18 @@
 //! has are moved before it. While a stage runs, another backend may do what comes after it and does not depend on it: the
 //! shared expert on a device while the processor computes the chosen ones. For that, experts that are computed elsewhere than
 //! the stream that they are added to sum into a buffer of their own, which is added later.
+//!
+//! Long batches may be placed otherwise than short ones: experts are then sent to a device, piece by piece, instead of being
+//! computed where they lie. There are two schedules for that, and a program of each backend for both; they share the cache.
 
 mod schedule;
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, Program, Share};
+use crate::backend::{Backend, Program, Share, Streamed};
 use crate::cache::{Cache, LayerCache};
 use crate::error::{Error, Result};
-use crate::graph::{BufId, Graph, Row, Rows, Tally, TallyId};
+use crate::graph::{BufId, Graph, Row, Rows, Tally, TallyId, WeightId};
 use schedule::{Action, Schedule};
 
 /// Which backend has what.
@@ -22,6 +25,19 @@ pub struct Placement {
     pub weights: Vec<usize>,
     /// The backend of each layer's cache.
     pub layers: Vec<usize>,
+    /// What is otherwise for long batches.
+    pub streaming: Option<Streaming>,
+}
+
+/// Experts that are sent to another backend for batches of many rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Streaming {
+    /// Rows of such a batch at least.
+    pub min_rows: usize,
+    /// The backend that computes with each weight then. Only experts may be elsewhere than otherwise: they are sent to it.
+    pub weights: Vec<usize>,
+    /// Bytes of each of the two buffers through which they pass.
+    pub buffer: usize,
 }
 
 /// Several backends as one.
@@ -36,11 +52,41 @@ impl Hybrid {
     /// # Errors
     /// If there are too few backends for the placement.
     pub fn new(backends: Vec<Arc<dyn Backend>>, placement: Placement) -> Result<Hybrid> {
-        let highest = placement.weights.iter().chain(&placement.layers).max();
+        let streamed = placement.streaming.iter().flat_map(|s| &s.weights);
+        let highest = placement.weights.iter().chain(&placement.layers).chain(streamed).max();
         if highest.is_some_and(|b| *b >= backends.len()) || backends.is_empty() {
             return Err(Error::Unsupported(format!("a placement on more than {} backends", backends.len())));
         }
         Ok(Hybrid { backends, placement })
+    }
+
+    /// A program of batches of up to `max_rows` rows where `weights` lie like this, those that are elsewhere otherwise being sent.
+    fn program(
+        &self,
+        (graph, ops): (&Graph, &[usize]),
+        layers: &[LayerCache],
+        max_rows: usize,
+        weights: &[usize],
+    ) -> Result<HybridProgram> {
+        let Schedule { graph, mut shares, actions, homes } =
+            schedule::schedule(graph, weights, &self.placement.layers, ops)?;
+        let buffer = self.placement.streaming.as_ref().map_or(0, |s| s.buffer);
+        let moved = |b: usize| {
+            let pairs = (0u32..).zip(weights.iter().zip(&self.placement.weights));
+            pairs.filter(|(_, (now, usual))| **now == b && now != usual).map(|(id, _)| WeightId(id)).collect()
+        };
+        let mut programs: Vec<Option<Box<dyn Program>>> = vec![];
+        for (b, backend) in self.backends.iter().enumerate() {
+            // A backend without operations is left alone.
+            programs.push(match shares.get_mut(b) {
+                Some(s) if !s.parts.is_empty() => {
+                    s.streamed = Streamed { weights: moved(b), buffer };
+                    Some(backend.compile_share(&graph, layers, max_rows, s)?)
+                }
+                _ => None,
+            });
+        }
+        Ok(HybridProgram { graph, programs, actions, homes, batch: (0, 0) })
     }
 }
 
@@ -68,19 +114,76 @@ impl Backend for Hybrid {
         if share.parts.len() != 1 || !share.seams.is_empty() {
             return Err(Error::Unsupported("a share of a graph among backends that share it".into()));
         }
-        let Schedule { graph, shares, actions, homes } =
-            schedule::schedule(graph, &self.placement, &share.parts[0])?;
-        let mut programs: Vec<Option<Box<dyn Program>>> = vec![];
-        for b in 0..self.backends.len() {
-            // A backend without operations is left alone.
-            programs.push(match shares.get(b) {
-                Some(s) if !s.parts.is_empty() => {
-                    Some(self.backends[b].compile_share(&graph, layers, max_rows, s)?)
-                }
-                _ => None,
-            });
+        let list = (graph, &share.parts[0][..]);
+        let usual = |rows| self.program(list, layers, rows, &self.placement.weights);
+        match &self.placement.streaming {
+            Some(s) if s.min_rows <= max_rows => Ok(Box::new(ByRows {
+                few: usual(s.min_rows.saturating_sub(1).max(1))?,
+                many: self.program(list, layers, max_rows, &s.weights)?,
+                min_rows: s.min_rows,
+                is_long: false,
+            })),
+            _ => Ok(Box::new(usual(max_rows)?)),
         }
-        Ok(Box::new(HybridProgram { graph, programs, actions, homes, batch: (0, 0) }))
+    }
+}
+
+/// A program for short batches and one for long ones.
+struct ByRows {
+    few: HybridProgram,
+    many: HybridProgram,
+    /// Rows of a long batch at least.
+    min_rows: usize,
+    /// Whether the latest batch is one.
+    is_long: bool,
+}
+
+impl ByRows {
+    fn current(&self) -> &HybridProgram {
+        if self.is_long { &self.many } else { &self.few }
+    }
+
+    fn current_mut(&mut self) -> &mut HybridProgram {
+        if self.is_long { &mut self.many } else { &mut self.few }
+    }
+}
+
+impl Program for ByRows {
+    fn begin(&mut self, batch: &[Row], cache: &Cache) -> Result<()> {
+        let is_long = batch.len() >= self.min_rows;
+        if is_long != self.is_long {
+            self.current_mut().rest();
+            self.is_long = is_long;
+        }
+        self.current_mut().begin(batch, cache)
+    }
+
+    fn write(&mut self, buf: BufId, values: &[f32]) -> Result<()> {
+        self.current_mut().write(buf, values)
+    }
+
+    fn run_part(&mut self, part: usize, cache: &mut Cache) -> Result<()> {
+        self.current_mut().run_part(part, cache)
+    }
+
+    fn n_parts(&self) -> usize {
+        1
+    }
+
+    fn read(&self, buf: BufId) -> Result<Vec<f32>> {
+        self.current().read(buf)
+    }
+
+    fn rest(&mut self) {
+        self.few.rest();
+        self.many.rest();
+    }
+
+    fn tally(&self, tally: TallyId) -> Result<Tally> {
+        let (mut sum, more) = (self.few.tally(tally)?, self.many.tally(tally)?);
+        sum.sums.iter_mut().zip(&more.sums).for_each(|(a, b)| *a += b);
+        sum.counts.iter_mut().zip(&more.counts).for_each(|(a, b)| *a += b);
+        Ok(sum)
     }
 }
 

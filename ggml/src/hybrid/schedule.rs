@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::Placement;
 use crate::backend::{Seam, Share};
 use crate::error::Result;
 use crate::graph::{BufId, Graph, Rows, SelId, TallyId, View, WeightId};
@@ -45,17 +44,22 @@ struct Stage {
     meanwhile: Option<(usize, Vec<usize>)>,
 }
 
-/// Makes the schedule of some operations, in order.
+/// Makes the schedule of some operations, in order, given the backends of weights and of the layers of the cache.
 ///
 /// # Errors
 /// If an operation that has to be added does not fit the graph.
-pub(super) fn schedule(graph: &Graph, placement: &Placement, ops: &[usize]) -> Result<Schedule> {
+pub(super) fn schedule(
+    graph: &Graph,
+    weights: &[usize],
+    layers: &[usize],
+    ops: &[usize],
+) -> Result<Schedule> {
     let mut only = graph.clone();
     only.ops = ops.iter().map(|&i| graph.ops()[i].clone()).collect();
-    let graph = apart(&only, placement)?;
-    let backends = backends(&graph, placement);
+    let graph = apart(&only, &backends(&only, weights, layers))?;
+    let backends = backends(&graph, weights, layers);
     let stages = stages(&graph, &backends);
-    let n = placement.weights.iter().chain(&placement.layers).max().map_or(1, |b| b + 1);
+    let n = weights.iter().chain(layers).max().map_or(1, |b| b + 1);
     let mut s = Scheduler {
         graph: &graph,
         shares: vec![Share::default(); n],
@@ -82,9 +86,9 @@ fn access(op: &Op) -> Access {
 
 /// The backend of each operation: that of its weights or its layer of the cache; what has neither goes with what came before,
 /// and a router with its experts.
-fn backends(graph: &Graph, placement: &Placement) -> Vec<usize> {
-    let of = |w: WeightId| placement.weights.get(w.0 as usize).copied();
-    let layer = |il: usize| placement.layers.get(il).copied();
+fn backends(graph: &Graph, weights: &[usize], layers: &[usize]) -> Vec<usize> {
+    let of = |w: WeightId| weights.get(w.0 as usize).copied();
+    let layer = |il: usize| layers.get(il).copied();
     let experts = |sel: SelId| {
         graph.ops().iter().find_map(|op| match op {
             Op::Experts(o) if o.sel == sel => of(o.gate.w),
@@ -115,14 +119,13 @@ fn backends(graph: &Graph, placement: &Placement) -> Vec<usize> {
 
 /// Lets experts whose results are wanted on another backend sum into a buffer of their own, which is added before anything but
 /// further sums touches the stream.
-fn apart(graph: &Graph, placement: &Placement) -> Result<Graph> {
-    let backends = backends(graph, placement);
+fn apart(graph: &Graph, backends: &[usize]) -> Result<Graph> {
     let (mut out, ops) = (graph.clone(), graph.ops());
     out.ops.clear();
     let mut sums: HashMap<usize, View> = HashMap::new();
     let mut waiting: Vec<Add> = vec![];
     let mut writer: HashMap<BufId, usize> = HashMap::new();
-    for (op, &backend) in ops.iter().zip(&backends) {
+    for (op, &backend) in ops.iter().zip(backends) {
         let a = access(op);
         let only_adds = |y: View| matches!(op, Op::Linear(o) if o.add && o.x.buf != y.buf);
         let touched =
@@ -275,7 +278,7 @@ mod tests {
     use crate::tensor::{Shape, Tensor};
 
     /// A mixture with a shared expert, whose routed experts lie on backend 0 and everything else on backend 1.
-    fn mixture() -> (Graph, Placement) {
+    fn mixture() -> (Graph, Vec<usize>) {
         let mut weights = Weights::default();
         let mut places = vec![];
         let mut add = |dims: &[usize], place: usize| {
@@ -306,14 +309,14 @@ mod tests {
         g.push(linear(hidden, s_down, x, true)).unwrap();
         g.push(norm(x, y)).unwrap();
         g.output(y);
-        (g, Placement { weights: places, layers: vec![] })
+        (g, places)
     }
 
     #[test]
     fn the_shared_expert_is_computed_while_the_chosen_ones_are() {
-        let (graph, placement) = mixture();
+        let (graph, weights) = mixture();
         let all: Vec<usize> = (0..graph.ops().len()).collect();
-        let s = schedule(&graph, &placement, &all).unwrap();
+        let s = schedule(&graph, &weights, &[], &all).unwrap();
         let runs: Vec<(usize, Vec<&str>)> = s
             .actions
             .iter()

@@ -32,7 +32,7 @@ pub fn text(table: &Table) -> String {
 }
 
 /// Values of those settings of which no value is better known than another.
-const EXAMPLES: [(&str, &str); 24] = [
+const EXAMPLES: [(&str, &str); 25] = [
     ("system-prompt", "\"You are terse.\""),
     ("n-predict", "2000"),
     ("think-budget", "1000"),
@@ -54,6 +54,7 @@ const EXAMPLES: [(&str, &str); 24] = [
     ("device", "\"cuda0\""),
     ("gpu-layers", "\"all\""),
     ("n-cpu-moe", "20"),
+    ("stream-experts", "\"512\""),
     ("stop", "[\"User:\"]"),
     ("json-schema", "\"answer.json\""),
     ("grammar", "\"answer.lark\""),

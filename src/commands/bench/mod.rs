@@ -20,6 +20,7 @@ use models::{EngineOptions, MlaForm, Model, Session, Want};
 
 use crate::cli::args::BenchArgs;
 use crate::cli::lookup::Lookup;
+use crate::devices::Leeway;
 use crate::failure::{Failure, Outcome, Result};
 use crate::loading::{Loading, with_progress};
 use crate::size::Bytes;
@@ -156,13 +157,15 @@ impl<'a> Bench<'a> {
         let machine = match devices::measure(self.model, &self.settings.devices)? {
             Some(best) => {
                 let cpu = format!("{} beside {}", best.name, processor());
-                Machine { cpu, isa: backend.isa().name(), read: best.read, peak: best.peak }
+                let send = Some((best.copy, best.send));
+                Machine { cpu, isa: backend.isa().name(), read: best.read, peak: best.peak, send }
             }
             None => Machine {
                 cpu: processor(),
                 isa: backend.isa().name(),
                 read: backend.read_bandwidth(weights, READ),
                 peak: backend.int8_peak(),
+                send: None,
             },
         };
         self.check()?;
@@ -183,7 +186,8 @@ impl<'a> Bench<'a> {
             n_batch: config.rows().min(n_ctx),
             mla: model::mla_form(self.settings.mla),
         };
-        let engine = devices::engine(self.model, backend, &options, &self.settings.devices, false)?;
+        let engine =
+            devices::engine(self.model, backend, &options, &self.settings.devices, Leeway::default())?;
         let mut session = Session::new(engine);
         let default = self.model.default_cache_type();
         let cache = [config.cache.0, config.cache.1].map(|ty| ty.unwrap_or(default));

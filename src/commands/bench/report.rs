@@ -46,6 +46,8 @@ pub struct Machine {
     pub read: f64,
     /// Multiplications of bytes a second.
     pub peak: f64,
+    /// Bytes a second that a device copies from pinned memory of the host, and that are sent to it from any.
+    pub send: Option<(f64, f64)>,
 }
 
 /// What a test took.
@@ -107,8 +109,11 @@ pub fn heading(subject: &Subject, machine: &Machine) -> String {
 pub fn columns(threads: usize, machine: &Machine, width: usize) -> String {
     let threads = Count(threads, "thread");
     let (read, peak) = (machine.read / 1e9, machine.peak / 1e9);
+    let send = machine.send.map_or(String::new(), |(copy, send)| {
+        format!("; to the device {:.1} GB/s from pinned memory, {:.1} GB/s from any", copy / 1e9, send / 1e9)
+    });
     format!(
-        "\n{threads}: {read:.1} GB/s read, {peak:.0} GMAC/s of bytes\n{:width$} {:>10} {:>19} {:>8} {:>5} {:>9} {:>5}\n",
+        "\n{threads}: {read:.1} GB/s read, {peak:.0} GMAC/s of bytes{send}\n{:width$} {:>10} {:>19} {:>8} {:>5} {:>9} {:>5}\n",
         "test", "tokens/s", "from - to", "GB/s", "of it", "GMAC/s", "of it"
     )
 }
@@ -139,6 +144,8 @@ struct Figures {
     gmac_per_s: f64,
     peak_gmac_per_s: f64,
     peak_share: f64,
+    copy_gb_per_s: Option<f64>,
+    send_gb_per_s: Option<f64>,
 }
 
 impl Figures {
@@ -154,6 +161,8 @@ impl Figures {
             gmac_per_s: macs / 1e9,
             peak_gmac_per_s: m.machine.peak / 1e9,
             peak_share: macs / m.machine.peak,
+            copy_gb_per_s: m.machine.send.map(|s| s.0 / 1e9),
+            send_gb_per_s: m.machine.send.map(|s| s.1 / 1e9),
         }
     }
 }
@@ -252,7 +261,7 @@ mod tests {
             test: Test { work: Work::Generate { n: 10, rows: 4 }, depth: 100 },
             config: Config { threads, n_batch: 2048, n_ubatch: 512, cache: (None, None) },
             cache: [GgmlType::F16, GgmlType::Q8_0],
-            machine: Machine { cpu: "a processor".into(), isa: "scalar", read: 8e9, peak: 2e11 },
+            machine: Machine { cpu: "a processor".into(), isa: "scalar", read: 8e9, peak: 2e11, send: None },
             bytes: 4e9,
             macs: 1e11,
             time: "2026-01-31T12:00:00Z".into(),
