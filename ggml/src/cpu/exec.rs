@@ -61,6 +61,8 @@ pub(super) struct Exec<'a> {
     pub outputs: &'a [usize],
     pub cache: &'a Cache,
     pub kernels: &'static Kernels,
+    /// Threads that share it.
+    pub threads: usize,
     pub arena: *mut f32,
     /// Where each region begins, in floats. Regions of buffers come first, in the order of the buffers.
     pub offsets: &'a [usize],

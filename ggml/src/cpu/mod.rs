@@ -181,6 +181,7 @@ impl Program for CpuProgram {
             outputs: &self.outputs,
             cache,
             kernels: self.kernels,
+            threads: self.pool.n_threads(),
             arena: self.arena.as_ptr().cast(),
             offsets: &self.plan.offsets,
             max_rows: self.max_rows,

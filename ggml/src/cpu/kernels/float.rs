@@ -8,7 +8,10 @@
 //! all activation rows ([`super::panel`]). Again bits depend on two rows only, but not on the same order of
 //! additions; the error is at most `(min(k, DEPTH) + k / DEPTH + 1) · ε · Σ |w·x|` with [`DEPTH`] of 128.
 
+use std::ops::Range;
+
 use super::FEW;
+use super::matvec::Ahead;
 use super::panel::{self, Before, DEPTH};
 use super::simd::{Kernel, Simd};
 use super::widen;
@@ -112,12 +115,13 @@ pub(super) struct Args {
 /// Bytes of weights that stay in the second-level cache while all activation rows pass by.
 const PASS: usize = 1 << 18;
 
-struct Dots<'a, W> {
+/// `AHEAD` if the weights are in memory rather than in a cache.
+struct Dots<'a, W, const AHEAD: bool> {
     args: &'a Args,
     _weights: W,
 }
 
-impl<S: Simd, W: Float> Kernel<S> for Dots<'_, W> {
+impl<S: Simd, W: Float, const AHEAD: bool> Kernel<S> for Dots<'_, W, AHEAD> {
     #[inline(always)]
     fn run(self, s: S) {
         let a = self.args;
@@ -130,14 +134,14 @@ impl<S: Simd, W: Float> Kernel<S> for Dots<'_, W> {
                 // SAFETY: whoever made `args` promised the rows; the tiles are within them.
                 unsafe {
                     match ((i + 1) * a.n_x / tiles - t, S::WIDE) {
-                        (1, true) => strip::<S, W, 4, 1>(s, a, begin, end, t),
-                        (2, true) => strip::<S, W, 4, 2>(s, a, begin, end, t),
-                        (3, true) => strip::<S, W, 4, 3>(s, a, begin, end, t),
-                        (4, true) => strip::<S, W, 4, 4>(s, a, begin, end, t),
-                        (5, true) => strip::<S, W, 4, 5>(s, a, begin, end, t),
-                        (_, true) => strip::<S, W, 4, 6>(s, a, begin, end, t),
-                        (1, false) => strip::<S, W, 2, 1>(s, a, begin, end, t),
-                        (_, false) => strip::<S, W, 2, 2>(s, a, begin, end, t),
+                        (1, true) => strip::<S, W, AHEAD, 4, 1>(s, a, begin..end, t),
+                        (2, true) => strip::<S, W, AHEAD, 4, 2>(s, a, begin..end, t),
+                        (3, true) => strip::<S, W, AHEAD, 4, 3>(s, a, begin..end, t),
+                        (4, true) => strip::<S, W, AHEAD, 4, 4>(s, a, begin..end, t),
+                        (5, true) => strip::<S, W, AHEAD, 4, 5>(s, a, begin..end, t),
+                        (_, true) => strip::<S, W, AHEAD, 4, 6>(s, a, begin..end, t),
+                        (1, false) => strip::<S, W, AHEAD, 2, 1>(s, a, begin..end, t),
+                        (_, false) => strip::<S, W, AHEAD, 2, 2>(s, a, begin..end, t),
                     }
                 }
             }
@@ -145,51 +149,60 @@ impl<S: Simd, W: Float> Kernel<S> for Dots<'_, W> {
     }
 }
 
-/// Rows `begin..end` of weights, `R` at a time, times activation rows `t..t + T`.
+/// Some rows of weights, `R` at a time from as many equal parts, times activation rows `t..t + T`.
 ///
 /// # Safety
 /// As for `tile`.
 #[inline(always)]
-unsafe fn strip<S: Simd, W: Float, const R: usize, const T: usize>(
+unsafe fn strip<S: Simd, W: Float, const AHEAD: bool, const R: usize, const T: usize>(
     s: S,
     a: &Args,
-    begin: usize,
-    end: usize,
+    rows: Range<usize>,
     t: usize,
 ) {
-    let whole = begin + (end - begin) / R * R;
-    for r in (begin..whole).step_by(R) {
+    let apart = rows.len() / R;
+    for r in 0..apart {
         // SAFETY: the caller's promise.
-        unsafe { tile::<S, W, R, T>(s, a, r, t) };
+        unsafe { tile::<S, W, AHEAD, R, T>(s, a, (rows.start, r, apart), t) };
     }
-    for r in whole..end {
+    for r in rows.start + R * apart..rows.end {
         // SAFETY: the caller's promise.
-        unsafe { tile::<S, W, 1, T>(s, a, r, t) };
+        unsafe { tile::<S, W, false, 1, T>(s, a, (r, 0, 1), t) };
     }
 }
 
-/// Rows `r..r + R` of weights times activation rows `t..t + T`.
+/// `R` rows of weights, `first + r` and those `apart` rows on, times activation rows `t..t + T`.
 ///
 /// # Safety
 /// Those rows exist, and `y` is valid for writes of their results.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(s: S, a: &Args, r: usize, t: usize) {
+unsafe fn tile<S: Simd, W: Float, const AHEAD: bool, const R: usize, const T: usize>(
+    s: S,
+    a: &Args,
+    (first, r, apart): (usize, usize, usize),
+    t: usize,
+) {
     // SAFETY: offsets stay within the rows: i < k.
     unsafe {
-        let w = a.w.add(r * a.row_bytes);
+        let base = a.w.add(first * a.row_bytes);
+        let streams = Ahead { n: R, bytes: apart * a.row_bytes };
+        let w = |m: usize, i: usize| base.add((r + m * apart) * a.row_bytes + i * W::BYTES);
         let x = a.x.add(t * a.x_stride);
         let mut acc = [[s.splat(0.0); R]; T];
         let whole = a.k / 16 * 16;
         let mut i = 0;
         while i < whole {
+            if AHEAD && i * W::BYTES % 64 == 0 {
+                streams.fetch(s, base, r * a.row_bytes + i * W::BYTES, 64);
+            }
             let mut ws = [s.splat(0.0); R];
-            for r in 0..R {
-                ws[r] = W::load(s, w.add(r * a.row_bytes + i * W::BYTES));
+            for m in 0..R {
+                ws[m] = W::load(s, w(m, i));
             }
             for t in 0..T {
                 let x = s.load(x.add(t * a.x_stride + i));
-                for r in 0..R {
-                    acc[t][r] = s.fma(ws[r], x, acc[t][r]);
+                for m in 0..R {
+                    acc[t][m] = s.fma(ws[m], x, acc[t][m]);
                 }
             }
             i += 16;
@@ -197,18 +210,23 @@ unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(s: S, a: &Args
         if whole < a.k {
             let n = a.k - whole;
             let mut ws = [s.splat(0.0); R];
-            for r in 0..R {
-                ws[r] = W::load_first(s, w.add(r * a.row_bytes + whole * W::BYTES), n);
+            for m in 0..R {
+                ws[m] = W::load_first(s, w(m, whole), n);
             }
             for t in 0..T {
                 let x = s.load_first(x.add(t * a.x_stride + whole), n);
-                for r in 0..R {
-                    acc[t][r] = s.fma(ws[r], x, acc[t][r]);
+                for m in 0..R {
+                    acc[t][m] = s.fma(ws[m], x, acc[t][m]);
                 }
             }
         }
         for t_in in 0..T {
-            s.store_sums(a.y.add((t + t_in) * a.y_stride + r), acc[t_in]);
+            let mut sums = [0.0; R];
+            s.store_sums(sums.as_mut_ptr(), acc[t_in]);
+            let y = a.y.add((t + t_in) * a.y_stride + first + r);
+            for m in 0..R {
+                *y.add(m * apart) = sums[m];
+            }
         }
     }
 }
@@ -258,19 +276,20 @@ pub(super) fn many<S: Simd>(s: S, ty: GgmlType, a: &Args) {
 pub(super) fn product<S: Simd>(s: S, ty: GgmlType, args: &Args) {
     match ty {
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 if args.n_x > FEW => s.many(ty, args),
-        _ => dots(s, ty, args),
+        _ => dots::<S, true>(s, ty, args),
     }
 }
 
-/// The product for weights of a plain type, by dots however many rows there are.
+/// The product for weights of a plain type, by dots however many rows there are; `AHEAD` if the weights are in memory rather
+/// than in a cache.
 ///
 /// # Panics
 /// If `ty` is a type of blocks.
-pub(super) fn dots<S: Simd>(s: S, ty: GgmlType, args: &Args) {
+pub(super) fn dots<S: Simd, const AHEAD: bool>(s: S, ty: GgmlType, args: &Args) {
     match ty {
-        GgmlType::F32 => s.vectorize(Dots { args, _weights: Single }),
-        GgmlType::F16 => s.vectorize(Dots { args, _weights: Half }),
-        GgmlType::BF16 => s.vectorize(Dots { args, _weights: Brain }),
+        GgmlType::F32 => s.vectorize(Dots::<_, AHEAD> { args, _weights: Single }),
+        GgmlType::F16 => s.vectorize(Dots::<_, AHEAD> { args, _weights: Half }),
+        GgmlType::BF16 => s.vectorize(Dots::<_, AHEAD> { args, _weights: Brain }),
         _ => panic!("{ty} is no type of plain numbers"),
     }
 }

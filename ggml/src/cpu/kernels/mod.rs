@@ -201,7 +201,7 @@ impl Kernels {
             y: out,
             y_stride: out_stride,
         };
-        with_isa!(self, |s| float::dots(s, GgmlType::F32, &args));
+        with_isa!(self, |s| float::dots::<_, false>(s, GgmlType::F32, &args));
     }
 
     /// Arranges quantized queries for [`Kernels::attn_scores_q8`] in [`panel_bytes`] of memory.

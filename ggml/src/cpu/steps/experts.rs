@@ -178,7 +178,7 @@ pub(in super::super) struct ExpertGateUp {
 
 impl ExpertGateUp {
     fn tile(&self, x: &Exec<'_>) -> usize {
-        expert_tile(2 * x.graph.weight(self.gate.w.w).row_bytes(), self.gate.w.rows, x.batch.len())
+        expert_tile(x, self.gate.w)
     }
 }
 
@@ -224,9 +224,9 @@ impl SplitStep for ExpertGateUp {
 /// anyhow, and an expert's rows of activations, which are few, are prepared for each.
 const TILE: usize = 256;
 
-/// Weight rows of an item for `n` rows of the batch.
-fn expert_tile(row_bytes: usize, n_out: usize, n: usize) -> usize {
-    tile_rows(row_bytes, n_out, n, TILE)
+/// Weight rows of an item, which belong to one expert.
+fn expert_tile(x: &Exec<'_>, w: Stack) -> usize {
+    tile_rows(x, w.w, w.rows, x.batch.len(), TILE)
 }
 
 /// Copies the hidden rows of a row's pairs to where the operation wants them, in the order of choice.
@@ -301,7 +301,7 @@ impl ExpertDown {
     }
 
     fn tile(&self, x: &Exec<'_>) -> usize {
-        tile_rows(x.graph.weight(self.w.w).row_bytes(), self.w.rows, x.batch.len(), TILE)
+        expert_tile(x, self.w)
     }
 }
 

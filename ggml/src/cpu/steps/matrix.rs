@@ -13,8 +13,8 @@ use crate::graph::{Graph, Heads, Rows, Stack, View, WeightId};
 /// rows of such a batch have no bits to keep.
 const FEW_OF_MANY: usize = 4;
 
-/// Bytes of weights that an item streams, about: enough to hide the cost of fetching an item, few enough to share out evenly.
-const ITEM_BYTES: usize = 48 << 10;
+/// Bytes of a matrix that an item streams, about: enough for streams that are some pages long, few enough to share out evenly.
+const ITEM_BYTES: usize = 96 << 10;
 
 /// Weight rows of an item when there are many rows of activations, unless kernels like more.
 pub(in super::super) const TILE: usize = 64;
@@ -30,14 +30,19 @@ pub(in super::super) enum Input {
     Q8(Slot, usize),
 }
 
-/// Weight rows of an item for `n` rows of activations, `many` if those are many.
-pub(in super::super) fn tile_rows(row_bytes: usize, n_out: usize, n: usize, many: usize) -> usize {
+/// Weight rows of an item for `n` rows of activations, `many` if those are many, of a matrix of `n_out` rows.
+pub(in super::super) fn tile_rows(x: &Exec<'_>, w: WeightId, n_out: usize, n: usize, many: usize) -> usize {
     if n > FEW {
         return many.min(n_out);
     }
-    // Whole multiples of eight rows, so that kernels that do several rows at once seldom have a rest.
-    (ITEM_BYTES / row_bytes.max(1)).next_multiple_of(8).clamp(8, 256).min(n_out)
+    let bytes = x.graph.weight(w).row_bytes() * n_out;
+    // As many for each thread, and of eight rows or twice as many and so on: kernels that do several at once seldom have a rest.
+    let items = bytes.div_ceil(ITEM_BYTES).next_multiple_of(x.threads);
+    n_out.div_ceil(items.max(1)).next_multiple_of(8).min(MOST_ROWS).min(n_out)
 }
+
+/// Weight rows of an item for few rows of activations at the most.
+const MOST_ROWS: usize = 256;
 
 /// Rows of a weight matrix against rows of activations.
 pub(in super::super) struct Tile<'a> {
@@ -116,7 +121,7 @@ pub(in super::super) struct LinearStep {
 
 impl LinearStep {
     fn tile(&self, x: &Exec<'_>, p: &Part) -> usize {
-        tile_rows(x.graph.weight(p.w).row_bytes(), p.y.width, x.n_rows(self.rows), p.many)
+        tile_rows(x, p.w, p.y.width, x.n_rows(self.rows), p.many)
     }
 }
 
@@ -166,7 +171,7 @@ impl SplitStep for LinearStep {
     }
 
     fn scratch(&self, max_rows: usize) -> usize {
-        let widest = self.parts.iter().map(|p| p.y.width.min(256)).max().unwrap_or(0);
+        let widest = self.parts.iter().map(|p| p.y.width.min(MOST_ROWS)).max().unwrap_or(0);
         let many = self.parts.iter().map(|p| p.y.width.min(p.many)).max().unwrap_or(0);
         scratch_for(&[4 * widest * FEW, 4 * many * max_rows])
     }
@@ -184,7 +189,7 @@ pub(in super::super) struct GateUpStep {
 
 impl GateUpStep {
     fn tile(&self, x: &Exec<'_>) -> usize {
-        tile_rows(2 * x.graph.weight(self.gate.0).row_bytes(), self.y.width, x.n_rows(self.rows), self.many)
+        tile_rows(x, self.gate.0, self.y.width, x.n_rows(self.rows), self.many)
     }
 }
 
@@ -214,7 +219,7 @@ impl SplitStep for GateUpStep {
     }
 
     fn scratch(&self, max_rows: usize) -> usize {
-        scratch_for(&[4 * 256 * FEW, 4 * self.many * max_rows])
+        scratch_for(&[4 * MOST_ROWS * FEW, 4 * self.many * max_rows])
     }
 }
 
