@@ -149,7 +149,7 @@ impl<S: Simd, W: Float, const AHEAD: bool> Kernel<S> for Dots<'_, W, AHEAD> {
     }
 }
 
-/// Some rows of weights, `R` at a time from as many equal parts, times activation rows `t..t + T`.
+/// Some rows of weights, `R` at a time, times activation rows `t..t + T`: neighbours, or if `AHEAD` one from each of as many equal parts.
 ///
 /// # Safety
 /// As for `tile`.
@@ -160,12 +160,13 @@ unsafe fn strip<S: Simd, W: Float, const AHEAD: bool, const R: usize, const T: u
     rows: Range<usize>,
     t: usize,
 ) {
-    let apart = rows.len() / R;
-    for r in 0..apart {
+    let n = rows.len() / R;
+    for i in 0..n {
+        let (r, apart) = if AHEAD { (i, n) } else { (R * i, 1) };
         // SAFETY: the caller's promise.
         unsafe { tile::<S, W, AHEAD, R, T>(s, a, (rows.start, r, apart), t) };
     }
-    for r in rows.start + R * apart..rows.end {
+    for r in rows.start + R * n..rows.end {
         // SAFETY: the caller's promise.
         unsafe { tile::<S, W, false, 1, T>(s, a, (r, 0, 1), t) };
     }
@@ -221,9 +222,13 @@ unsafe fn tile<S: Simd, W: Float, const AHEAD: bool, const R: usize, const T: us
             }
         }
         for t_in in 0..T {
+            let y = a.y.add((t + t_in) * a.y_stride + first + r);
+            if !AHEAD {
+                s.store_sums(y, acc[t_in]);
+                continue;
+            }
             let mut sums = [0.0; R];
             s.store_sums(sums.as_mut_ptr(), acc[t_in]);
-            let y = a.y.add((t + t_in) * a.y_stride + first + r);
             for m in 0..R {
                 *y.add(m * apart) = sums[m];
             }
@@ -248,7 +253,15 @@ pub(super) fn many<S: Simd>(s: S, ty: GgmlType, a: &Args) {
             let k = DEPTH.min(a.k - at);
             let rows = a.w.wrapping_add(r * a.row_bytes + at * ty.format().bytes);
             let to = strip.0.as_mut_ptr();
-            let part = widen::Args { rows, stride: a.row_bytes, n, width: k, to, to_stride: STRIP };
+            let part = widen::Args {
+                rows,
+                stride: a.row_bytes,
+                n,
+                width: k,
+                to,
+                to_stride: STRIP,
+                ahead: std::ptr::null(),
+            };
             widen::widen(s, ty, &part, true);
             let before = if at == 0 { Before::Ignored } else { Before::Kept };
             let (x, y) = (a.x.wrapping_add(at), a.y.wrapping_add(r));

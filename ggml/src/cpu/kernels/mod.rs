@@ -2,8 +2,8 @@
 //!
 //! Every algorithm is written once over the operations of a virtual 512-bit register ([`simd`]) and compiled for
 //! every instruction set; a format's layout is written once too. All of them give the same bits on
-//! every instruction set, which the tests check with `==`, but for one: prompts over super-blocks with AMX, whose sums
-//! are rounded less often.
+//! every instruction set, which the tests check with `==`, but for two: prompts over super-blocks with AMX, whose sums
+//! are rounded less often, and few rows over Q4_K with AVX-512 VNNI, whose lanes are others.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -271,7 +271,30 @@ impl Kernels {
         (to, to_stride): (*mut f32, usize),
         transposed: bool,
     ) {
-        let args = widen::Args { rows, stride, n, width, to, to_stride };
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.widen_ahead(ty, (rows, stride), n, width, (to, to_stride), transposed, std::ptr::null());
+        }
+    }
+
+    /// [`Kernels::widen`] that asks for as many rows from `ahead` on, which will be read next; any address will do.
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub unsafe fn widen_ahead(
+        &self,
+        ty: GgmlType,
+        (rows, stride): (*const u8, usize),
+        n: usize,
+        width: usize,
+        (to, to_stride): (*mut f32, usize),
+        transposed: bool,
+        ahead: *const u8,
+    ) {
+        let args = widen::Args { rows, stride, n, width, to, to_stride, ahead };
         with_isa!(self, |s| widen::widen(s, ty, &args, transposed));
     }
 

@@ -4,8 +4,8 @@
 //! i32 ([`Simd::I`]) or 64 bytes ([`Simd::Q`]). AVX-512 holds it in one register, AVX2 in two, NEON in
 //! four, the scalar twin in an array. Lane order, the order of additions and fused multiply-adds
 //! are part of the contract, so **every kernel gives the same bits on every instruction set**, and tests
-//! compare with `==`. An instruction set may replace [`Simd::gemm`] and [`Simd::many`] by its
-//! own with bounds of their own, as AMX does.
+//! compare with `==`. An instruction set may replace [`Simd::product`], [`Simd::gemm`] and [`Simd::many`] by its
+//! own with bounds of their own, as AVX-512 VNNI does for Q4_K and AMX for prompts.
 //!
 //! A value of a type that implements [`Simd`] is the proof that the machine has those instructions;
 //! it is made once, where features are detected. Operations on registers are therefore safe; what

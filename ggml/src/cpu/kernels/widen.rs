@@ -25,6 +25,8 @@ pub(super) struct Args {
     pub to: *mut f32,
     /// See `to`.
     pub to_stride: usize,
+    /// Where rows will be read next, as many and as far apart, unless null: each is asked for as its predecessor is widened, row by row.
+    pub ahead: *const u8,
 }
 
 /// The scale of a block of Q8_0 in all lanes.
@@ -41,6 +43,9 @@ pub(super) unsafe fn block_scale<S: Simd>(s: S, block: *const u8) -> S::F {
 
 /// A type of rows: how neighbouring elements become numbers.
 trait Row: Copy {
+    /// Bytes of `n` elements.
+    fn bytes(n: usize) -> usize;
+
     /// Elements `at .. at + n` to `to`; `at` is a multiple of 32. Writes whole lanes of 16, beyond `n` too.
     ///
     /// # Safety
@@ -49,6 +54,11 @@ trait Row: Copy {
 }
 
 impl<T: Float> Row for T {
+    #[inline(always)]
+    fn bytes(n: usize) -> usize {
+        n * T::BYTES
+    }
+
     #[inline(always)]
     unsafe fn part<S: Simd>(s: S, row: *const u8, at: usize, n: usize, to: *mut f32) {
         // SAFETY: the caller's promise.
@@ -70,6 +80,11 @@ impl<T: Float> Row for T {
 struct Q8;
 
 impl Row for Q8 {
+    #[inline(always)]
+    fn bytes(n: usize) -> usize {
+        n / BLOCK * BLOCK_BYTES
+    }
+
     #[inline(always)]
     unsafe fn part<S: Simd>(s: S, row: *const u8, at: usize, n: usize, to: *mut f32) {
         // SAFETY: the caller's promise; rows are whole blocks.
@@ -93,6 +108,11 @@ impl<S: Simd, R: Row> Kernel<S> for Straight<'_, R> {
     fn run(self, s: S) {
         let a = self.0;
         for i in 0..a.n {
+            if !a.ahead.is_null() {
+                let row = a.ahead.wrapping_add(i * a.stride);
+                (0..R::bytes(a.width).div_ceil(64))
+                    .for_each(|line| s.prefetch_far(row.wrapping_add(64 * line)));
+            }
             // SAFETY: whoever made the arguments promised rows and room, for whole lanes too.
             unsafe { R::part(s, a.rows.add(i * a.stride), 0, a.width, a.to.add(i * a.to_stride)) };
         }

@@ -256,12 +256,12 @@ impl FewRows {
         x.kernels.arrange_q8(rows, m.panels);
     }
 
-    /// Attends to keys `at .. at + n`, which lie in one tile.
+    /// Attends to keys `at .. at + n`, which lie in one tile, of a span that ends at `end`.
     fn tile(
         &self,
         x: &Exec<'_>,
         b: Block,
-        (at, n): (usize, usize),
+        (at, n, end): (usize, usize, usize),
         m: &mut FewMemory<'_>,
         state: &mut Running<'_>,
     ) {
@@ -270,6 +270,13 @@ impl FewRows {
         let (seq, kv) = (x.batch[b.first].seq, b.h0 / a.group());
         let keys = rows_from(x.cache.keys(seq, a.op.layer, kv, at / CHUNK), at);
         let values = rows_from(x.cache.values(seq, a.op.layer, kv, at / CHUNK), at);
+        // The tile that comes next is asked for meanwhile: as this one is widened, or during the second product, which is long with
+        // many heads. After the last of the span it is the same one, which costs nothing.
+        let next = if at + n < end { at + n } else { at };
+        let next_keys = rows_from(x.cache.keys(seq, a.op.layer, kv, next / CHUNK), next).0;
+        let next_values = rows_from(x.cache.values(seq, a.op.layer, kv, next / CHUNK), next).0;
+        let during_product = a.prefix || a.quantized();
+        let during_widening = |p: *const u8| if a.prefix { std::ptr::null() } else { p };
         let stride = panel_stride(k_dim.max(v_dim));
         let (panel, scores) = (m.rows.as_mut_ptr(), (m.scores.as_mut_ptr(), TILE));
         // SAFETY: a tile lies in one chunk and ends before or with what the last row of the block sees, so `prepare` has
@@ -279,7 +286,7 @@ impl FewRows {
             if a.quantized() {
                 k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, scores);
             } else {
-                k.widen(a.k_ty, keys, n, k_dim, (panel, stride), false);
+                k.widen_ahead(a.k_ty, keys, n, k_dim, (panel, stride), false, during_widening(next_keys));
                 k.attn_scores((m.q, k_dim), (panel, stride), n, scores);
             }
         }
@@ -288,11 +295,10 @@ impl FewRows {
         // Values that are not in the panel already are widened in strips that fit the first-level cache.
         let at_hand = a.prefix && !a.quantized();
         let strip = if at_hand || v_dim <= 256 { v_dim } else { STRIP };
-        let next = keys.0.wrapping_add(n * keys.1);
         for c in (0..v_dim).step_by(strip) {
             let (width, format) = (strip.min(v_dim - c), a.v_ty.format());
-            // The keys that come next in the chunk; with grouped heads the values are elsewhere.
-            let ahead = n * keys.1 * c / v_dim..n * keys.1 * (c + width) / v_dim;
+            let ahead = if during_product { n * keys.1 } else { 0 };
+            let ahead = ahead * c / v_dim..ahead * (c + width) / v_dim;
             // SAFETY: as for the keys, whose tile the values share; strips begin with whole blocks and end within rows, and
             // TILE rows of one fit where TILE rows of `stride` do. If there are none, the panel holds the keys, as wide as the
             // values at least. `acc` has `v_dim` numbers for every query; what is `ahead` is not read.
@@ -301,11 +307,12 @@ impl FewRows {
                 if !at_hand {
                     stride = panel_stride(strip);
                     let from = (values.0.add(c / format.block * format.bytes), values.1);
-                    k.widen(a.v_ty, from, n, width, (panel, stride), false);
+                    let next = during_widening(next_values.wrapping_add(c / format.block * format.bytes));
+                    k.widen_ahead(a.v_ty, from, n, width, (panel, stride), false, next);
                 }
                 let p = (m.scores.as_ptr(), TILE, b.n());
                 let acc = (state.acc.as_mut_ptr().add(c), v_dim);
-                let ahead = (next.wrapping_add(ahead.start), ahead.len());
+                let ahead = (next_keys.wrapping_add(ahead.start), ahead.len());
                 k.gemm_f32(p, n, (panel, stride, width), acc, Some(state.factors), ahead);
             }
         }
@@ -361,7 +368,7 @@ impl SplitStep for FewRows {
             let end = ((span + 1) * len).min(longest);
             for at in (span * len..end).step_by(self.tile_keys()) {
                 let keys = self.tile_keys().min(end - at);
-                self.tile(x, b, (at, keys), &mut memory, &mut state);
+                self.tile(x, b, (at, keys, end), &mut memory, &mut state);
             }
             return self.finish(x, b, span, &state);
         }

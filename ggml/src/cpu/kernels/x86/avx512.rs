@@ -130,7 +130,7 @@ fn first(n: usize) -> __mmask16 {
 
 /// Lane numbers, for permutations whose indices are known when compiled.
 #[inline(always)]
-fn lanes(f: impl Fn(i32) -> i32) -> __m512i {
+pub(super) fn lanes(f: impl Fn(i32) -> i32) -> __m512i {
     let mut index = [0i32; 16];
     for (l, i) in index.iter_mut().enumerate() {
         *i = f(l as i32);
@@ -152,7 +152,11 @@ impl<M: Multiply> Simd for Avx512<M> {
     }
 
     fn product(self, format: &'static Format, args: &matvec::Args<'_>, many: bool) {
-        matvec::tuned(self, format, args, many);
+        match format.ty {
+            // Its products of bytes need more than 128 in weights.
+            GgmlType::Q4_K if M::BIASED && !many => super::q4_k::few(self, args),
+            _ => matvec::tuned(self, format, args, many),
+        }
     }
 
     fn gemm<W: matvec::Weights<Self>>(self, w: W, sub: usize, args: &matvec::Args<'_>) {

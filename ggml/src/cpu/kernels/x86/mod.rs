@@ -3,6 +3,7 @@
 pub(super) mod amx;
 pub(super) mod avx2;
 pub(super) mod avx512;
+mod q4_k;
 
 use std::arch::x86_64::*;
 
