@@ -75,7 +75,6 @@ fn piece(
     values.resize(dst.len() / to.bytes * to.block, 0.0);
     decoded.resize(values.len(), 0.0);
     from.contents.read(start, values);
-    let first_bad = |checked: &[f32]| checked.iter().position(|v| !v.is_finite());
     if let Some(at) = first_bad(values) {
         return Err(Bad { at, value: values[at] });
     }
@@ -95,6 +94,15 @@ fn piece(
         Some(at) => Err(Bad { at, value: values[at] }),
         None => Ok(Deviation::between(values, decoded, importance)),
     }
+}
+
+/// The index of the first number that is not finite.
+fn first_bad(values: &[f32]) -> Option<usize> {
+    // One answer for many numbers is found with vectors; stopping at the first one is not.
+    let bad = |values: &[f32]| values.iter().fold(false, |bad, v| bad | !v.is_finite());
+    let some = values.chunks(256).position(bad)?;
+    let start = 256 * some;
+    values[start..].iter().position(|v| !v.is_finite()).map(|i| start + i)
 }
 
 /// The importance of `n` elements from `start` on: that of their columns, matrix by matrix.

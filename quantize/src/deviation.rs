@@ -2,6 +2,8 @@
 
 use std::ops::AddAssign;
 
+use ggml_sys::format::squares;
+
 /// How far encoded values are from the values they stand for, over any number of tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Deviation {
@@ -15,9 +17,6 @@ pub struct Deviation {
     pub weighted_power: f64,
 }
 
-/// Partial sums that are independent of each other, so that a processor takes several at once.
-const LANES: usize = 8;
-
 impl Deviation {
     /// Root of mean square of the differences, relative to that of the values: √(Σ(y−x)² / Σx²). Zero of nothing.
     pub fn relative(&self) -> f64 {
@@ -30,30 +29,15 @@ impl Deviation {
     }
 
     pub(crate) fn between(values: &[f32], decoded: &[f32], importance: Option<&[f32]>) -> Self {
-        let (error, power) = squares(values, decoded, |_| 1.0);
+        let (error, power) = squares(values, decoded, None);
         let (weighted_error, weighted_power) =
-            importance.map_or((0.0, 0.0), |w| squares(values, decoded, |i| f64::from(w[i])));
+            importance.map_or((0.0, 0.0), |w| squares(values, decoded, Some(w)));
         Deviation { error, power, weighted_error, weighted_power }
     }
 }
 
 fn ratio(error: f64, power: f64) -> f64 {
     if error == 0.0 { 0.0 } else { (error / power).sqrt() }
-}
-
-/// Σ w·(y − x)² and Σ w·x².
-#[inline(always)]
-fn squares(x: &[f32], y: &[f32], weight: impl Fn(usize) -> f64) -> (f64, f64) {
-    let mut sums = [[0.0; LANES]; 2];
-    for (k, (x, y)) in x.chunks(LANES).zip(y.chunks(LANES)).enumerate() {
-        for (i, (&x, &y)) in x.iter().zip(y).enumerate() {
-            let (x, y, w) = (f64::from(x), f64::from(y), weight(k * LANES + i));
-            sums[0][i] += w * (y - x) * (y - x);
-            sums[1][i] += w * x * x;
-        }
-    }
-    let [error, power] = sums.map(|lanes| lanes.iter().sum());
-    (error, power)
 }
 
 impl AddAssign for Deviation {

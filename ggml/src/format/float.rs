@@ -1,5 +1,6 @@
 //! F32, F16 and BF16: plain numbers, little-endian.
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 use super::{Format, GgmlType, Kind};
@@ -20,10 +21,7 @@ pub const F16: Format = Format {
     name: "F16",
     block: 1,
     bytes: 2,
-    kind: Kind::Float {
-        decode: |src, dst| each(src, dst, |b| f16::from_le_bytes(b).to_f32()),
-        encode: |src, dst| each_back(src, dst, |x| f16::from_f32(x).to_le_bytes()),
-    },
+    kind: Kind::Float { decode: decode_f16, encode: encode_f16 },
 };
 
 pub const BF16: Format = Format {
@@ -36,6 +34,31 @@ pub const BF16: Format = Format {
         encode: |src, dst| each_back(src, dst, |x| bf16::from_f32(x).to_le_bytes()),
     },
 };
+
+/// Numbers that are converted at once, by the instructions that many machines have for it.
+const AT_ONCE: usize = 64;
+
+fn decode_f16(src: &[u8], dst: &mut [f32]) {
+    let mut halves = [0; AT_ONCE];
+    for (src, dst) in src.chunks(2 * AT_ONCE).zip(dst.chunks_mut(AT_ONCE)) {
+        let halves = &mut halves[..dst.len()];
+        for (half, bytes) in halves.iter_mut().zip(src.as_chunks().0) {
+            *half = u16::from_le_bytes(*bytes);
+        }
+        halves.reinterpret_cast::<f16>().convert_to_f32_slice(dst);
+    }
+}
+
+fn encode_f16(src: &[f32], dst: &mut [u8]) {
+    let mut halves = [f16::ZERO; AT_ONCE];
+    for (src, dst) in src.chunks(AT_ONCE).zip(dst.chunks_mut(2 * AT_ONCE)) {
+        let halves = &mut halves[..src.len()];
+        halves.convert_from_f32_slice(src);
+        for (half, bytes) in halves.iter().zip(dst.as_chunks_mut().0) {
+            *bytes = half.to_le_bytes();
+        }
+    }
+}
 
 fn each<const N: usize>(src: &[u8], dst: &mut [f32], f: impl Fn([u8; N]) -> f32) {
     for (src, y) in src.as_chunks::<N>().0.iter().zip(dst) {

@@ -39,6 +39,7 @@ mod q8_0;
 #[doc(hidden)]
 pub mod random;
 mod search;
+mod squares;
 mod tq1_0;
 mod tq2_0;
 
@@ -48,7 +49,9 @@ use crate::act::ActFormat;
 
 pub use dot::{dot_f32, dot_q8};
 pub(crate) use grids::{IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS, IQ4_VALUES};
+use search::lanes;
 pub use search::lanes::Instructions;
+pub use squares::squares;
 
 /// Largest number of elements in a block of any format.
 pub const MAX_BLOCK: usize = 256;
@@ -220,12 +223,8 @@ impl Format {
         assert_eq!(src.len() / self.bytes * self.block, dst.len(), "{}: lengths differ", self.name);
         match &self.kind {
             Kind::Float { decode, .. } => decode(src, dst),
-            Kind::Blocks(b) => {
-                let mut u = Unpacked::default();
-                for (src, dst) in src.chunks_exact(self.bytes).zip(dst.chunks_exact_mut(self.block)) {
-                    (b.unpack)(src, &mut u);
-                    b.values(&u, dst);
-                }
+            Kind::Blocks(blocks) => {
+                lanes::run(Instructions::best(), Decode { format: self, blocks, src, dst });
             }
         }
     }
@@ -259,7 +258,28 @@ impl Format {
     }
 }
 
+/// Blocks to be decoded.
+struct Decode<'a> {
+    format: &'a Format,
+    blocks: &'a Blocks,
+    src: &'a [u8],
+    dst: &'a mut [f32],
+}
+
+impl lanes::Task for Decode<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Format { block, bytes, .. } = *self.format;
+        let mut u = Unpacked::default();
+        for (src, dst) in self.src.chunks_exact(bytes).zip(self.dst.chunks_exact_mut(block)) {
+            (self.blocks.unpack)(src, &mut u);
+            self.blocks.values(&u, dst);
+        }
+    }
+}
+
 impl Blocks {
+    #[inline(always)]
     fn values(&self, u: &Unpacked, dst: &mut [f32]) {
         for (i, (dst, q)) in dst.chunks_exact_mut(self.sub).zip(u.qs.chunks_exact(self.sub)).enumerate() {
             for (y, &q) in dst.iter_mut().zip(q) {

@@ -30,33 +30,49 @@ struct Sums {
     q: V,
     qq: V,
     xq: V,
-    error: V,
 }
 
 impl Sums {
-    /// With the codes nearest to `(x − min) · inverse`; `error` is that of `scale` and `min`.
+    const ZERO: Sums = Sums { q: V::ZERO, qq: V::ZERO, xq: V::ZERO };
+
+    /// With the codes nearest to `(x − min) · inverse`.
     #[inline(always)]
-    fn new<const N: usize>(b: &Batch<N>, inverse: V, scale: V, min: V, n: f32) -> Sums {
-        let mut s = Sums { q: V::ZERO, qq: V::ZERO, xq: V::ZERO, error: V::ZERO };
+    fn new(values: impl Iterator<Item = (V, V)>, inverse: V, min: V, n: f32) -> Sums {
+        let mut s = Sums::ZERO;
+        for (x, w) in values {
+            s.add(x, w, ((x - min) * inverse).nearest(0.0, n));
+        }
+        lanes::settle(s)
+    }
+
+    /// The same, and the error of `scale` and `min`.
+    #[inline(always)]
+    fn with_error<const N: usize>(b: &Batch<N>, inverse: V, scale: V, min: V, n: f32) -> (Sums, V) {
+        let (mut s, mut error) = (Sums::ZERO, V::ZERO);
         for (x, w) in b.values() {
             let y = x - min;
             let q = (y * inverse).nearest(0.0, n);
-            let wq = w * q;
+            s.add(x, w, q);
             let off = y - scale * q;
-            s.q = s.q + wq;
-            s.qq = s.qq + wq * q;
-            s.xq = s.xq + wq * x;
-            s.error = s.error + w * off * off;
+            error = error + w * off * off;
         }
-        lanes::settle(s)
+        lanes::settle((s, error))
+    }
+
+    #[inline(always)]
+    fn add(&mut self, x: V, w: V, q: V) {
+        let wq = w * q;
+        self.q = self.q + wq;
+        self.qq = self.qq + wq * q;
+        self.xq = self.xq + wq * x;
     }
 }
 
 /// Σ w and Σ w x.
 #[inline(always)]
-fn constants<const N: usize>(b: &Batch<N>) -> (V, V) {
+fn constants(values: impl Iterator<Item = (V, V)>) -> (V, V) {
     let (mut sum, mut sum_x) = (V::ZERO, V::ZERO);
-    for (x, w) in b.values() {
+    for (x, w) in values {
         sum = sum + w;
         sum_x = sum_x + w * x;
     }
@@ -82,7 +98,7 @@ pub fn ideal<const N: usize, const BELOW: bool>(b: &Batch<N>, n: f32, tried: Tri
     }
     // With y = x − lo sums of squares lose nothing to a large common offset.
     let shifted = b.shifted(lo);
-    let (w, y) = constants(&shifted);
+    let (w, y) = constants(shifted.values());
     let step = (hi - lo) * V::splat(1.0 / n);
     let mut best = (step, V::ZERO);
     let mut most = V::splat(f32::MIN);
@@ -91,7 +107,7 @@ pub fn ideal<const N: usize, const BELOW: bool>(b: &Batch<N>, n: f32, tried: Tri
             Some(&(low, high)) => (step * V::splat((n - low - high) / n), step * V::splat(low)),
             None => best,
         };
-        let s = Sums::new(&shifted, scale.inverse(), scale, min, n);
+        let s = Sums::new(shifted.values(), scale.inverse(), min, n);
         let (scale, min) = fit::<BELOW>(&s, w, y, lo);
         // Σwy² less the error Σw(y − scale·q − min)².
         let two = V::splat(2.0);
@@ -153,7 +169,7 @@ pub struct Search {
 #[inline(always)]
 pub fn super_block<const N: usize, const B: usize>(b: &Batch<N>, search: &Search) -> Scales {
     let (scale, min) = ideal::<N, true>(b, search.n, search.tried);
-    let (w, x) = constants(b);
+    let (w, x) = constants(b.values());
     let largest = |v: V| v.fold_groups::<B>(|m, v| if v > m { v } else { m });
     let (most, lowest) = (largest(scale), largest(V::ZERO - min));
     let none = [F16::new(0.0); LANES];
@@ -166,7 +182,7 @@ pub fn super_block<const N: usize, const B: usize>(b: &Batch<N>, search: &Search
         for _ in 0..search.rounds {
             let ((d_rounded, d_half), (e_rounded, e_half)) = (b.half::<B>(d), b.half::<B>(e));
             let found = sub_scales(b, wanted, (d_rounded, e_rounded), (w, x), search);
-            let error = found.sums.error.sum_groups::<B>();
+            let error = found.error.sum_groups::<B>();
             for l in 0..LANES {
                 if error.0[l] < least.0[l] {
                     (best.d[l], best.e[l]) = (d_half[l], e_half[l]);
@@ -189,6 +205,7 @@ struct Found {
     s: V,
     m: V,
     sums: Sums,
+    error: V,
 }
 
 /// The d and e that fit all sub-blocks; those before where there is no solution.
@@ -222,19 +239,18 @@ fn sub_scales<const N: usize>(
 ) -> Found {
     let (d_inverse, e_inverse) = (d.inverse(), e.inverse());
     let center = wanted.0 * d_inverse;
-    let nothing = Sums { q: V::ZERO, qq: V::ZERO, xq: V::ZERO, error: V::splat(f32::INFINITY) };
-    let mut best = Found { s: V::ZERO, m: V::ZERO, sums: nothing };
+    let mut best = Found { s: V::ZERO, m: V::ZERO, sums: Sums::ZERO, error: V::splat(f32::INFINITY) };
     for step in -search.reach.0..=search.reach.0 {
         let s = (center + V::splat(step as f32)).nearest(0.0, search.largest);
         let scale = d * s;
         let inverse = scale.inverse();
         // The codes by the minimum that is wanted say which one fits them.
-        let first = Sums::new(b, inverse, scale, wanted.1, search.n);
+        let first = Sums::new(b.values(), inverse, wanted.1, search.n);
         let fitting = (scale * first.q - x) / w * e_inverse;
         for step in -search.reach.1..=search.reach.1 {
             let m = (fitting + V::splat(step as f32)).nearest(0.0, search.largest);
-            let sums = Sums::new(b, inverse, scale, V::ZERO - e * m, search.n);
-            best.keep(s, m, sums);
+            let (sums, error) = Sums::with_error(b, inverse, scale, V::ZERO - e * m, search.n);
+            best.keep(s, m, sums, error);
         }
     }
     best
@@ -243,16 +259,14 @@ fn sub_scales<const N: usize>(
 impl Found {
     /// Becomes what has the smaller error.
     #[inline(always)]
-    fn keep(&mut self, s: V, m: V, sums: Sums) {
-        let (old, new) = (self.sums.error, sums.error);
-        self.s = old.above(new, s, self.s);
-        self.m = old.above(new, m, self.m);
-        self.sums = Sums {
-            q: old.above(new, sums.q, self.sums.q),
-            qq: old.above(new, sums.qq, self.sums.qq),
-            xq: old.above(new, sums.xq, self.sums.xq),
-            error: new.min(old),
+    fn keep(&mut self, s: V, m: V, sums: Sums, error: V) {
+        let better = |new: V, old: V| self.error.above(error, new, old);
+        let sums = Sums {
+            q: better(sums.q, self.sums.q),
+            qq: better(sums.qq, self.sums.qq),
+            xq: better(sums.xq, self.sums.xq),
         };
+        *self = Found { s: better(s, self.s), m: better(m, self.m), sums, error: error.min(self.error) };
     }
 }
 

@@ -163,10 +163,14 @@ impl<const N: usize> Batch<N> {
         self.x[..self.n].iter().copied().zip(self.w[..self.n].iter().copied())
     }
 
-    /// The same less `offset`.
+    /// The values less `offset`.
     #[inline(always)]
-    pub fn shifted(&self, offset: V) -> Self {
-        Batch { x: self.x.map(|x| x - offset), w: self.w, unit: self.unit, n: self.n }
+    pub fn shifted(&self, offset: V) -> Shifted<'_, N> {
+        let mut x = [V::ZERO; N];
+        for (shifted, x) in x[..self.n].iter_mut().zip(&self.x) {
+            *shifted = *x - offset;
+        }
+        Shifted { x, of: self }
     }
 
     /// The half-precision numbers nearest to `d`, block by block, and what they are in the batch's units.
@@ -183,10 +187,28 @@ impl<const N: usize> Batch<N> {
     }
 }
 
+/// The values of a batch less something.
+pub struct Shifted<'a, const N: usize> {
+    x: [V; N],
+    of: &'a Batch<N>,
+}
+
+impl<const N: usize> Shifted<'_, N> {
+    /// As [`Batch::values`].
+    #[inline(always)]
+    pub fn values(&self) -> impl Iterator<Item = (V, V)> + '_ {
+        let n = self.of.n;
+        self.x[..n].iter().copied().zip(self.of.w[..n].iter().copied())
+    }
+}
+
 #[inline(always)]
-fn relative<const N: usize, const B: usize>(w: [V; N]) -> [V; N] {
+fn relative<const N: usize, const B: usize>(mut w: [V; N]) -> [V; N] {
     let largest = largest(&w).fold_groups::<B>(|a, b| if a > b { a } else { b });
-    w.map(|w| w.zip(largest, relative_weight))
+    for w in &mut w {
+        *w = w.zip(largest, relative_weight);
+    }
+    w
 }
 
 /// The exponent e of a number of 2ᵉ..2ᵉ⁺¹ that is not negative, within ±126.
