@@ -151,7 +151,7 @@ impl Attention {
         let (from, to) =
             ((self.rows.as_ptr(), self.rows.len() / self.n), (self.wide.as_mut_ptr(), self.width));
         // SAFETY: both have `n` rows of `width` elements, those of numbers in multiples of 16.
-        unsafe { kernels.widen(self.ty, from, self.n, self.width, to, false) };
+        unsafe { kernels.widen(self.ty, from, self.n, self.width, to, false, std::ptr::null()) };
         &self.wide
     }
 

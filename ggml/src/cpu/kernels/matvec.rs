@@ -181,8 +181,8 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Fetches what follows `len` bytes at `offset` of every stream after a while. What follows the end of a stream is the part of the next
-    /// matrix, or part of a matrix, that this thread will be given, if it is the one behind this one and of the same size.
+    /// Fetches what will be read after `len` bytes at `offset` of every stream. After its end a stream goes on in the item behind
+    /// this one, which the thread seldom fails to get next and which is cut into streams as long.
     #[inline(always)]
     pub fn fetch<S: Simd>(self, s: S, base: *const u8, offset: usize, len: usize) {
         let at = |distance: usize| {

@@ -253,7 +253,8 @@ impl Kernels {
     }
 
     /// Rows of F32, F16, BF16 or Q8_0 as numbers: element `d` of row `i` to `to[i * to_stride + d]`, or if `transposed`
-    /// to `to[d * to_stride + i]`.
+    /// to `to[d * to_stride + i]`. Unless `transposed` or null, `ahead` is where as many rows, as far apart, will be read next;
+    /// any address will do.
     ///
     /// # Safety
     /// - `rows + i * stride` is valid for reads of `width` elements for every `i < n`.
@@ -263,28 +264,6 @@ impl Kernels {
     /// # Panics
     /// If `ty` is another type.
     pub unsafe fn widen(
-        &self,
-        ty: GgmlType,
-        (rows, stride): (*const u8, usize),
-        n: usize,
-        width: usize,
-        (to, to_stride): (*mut f32, usize),
-        transposed: bool,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.widen_ahead(ty, (rows, stride), n, width, (to, to_stride), transposed, std::ptr::null());
-        }
-    }
-
-    /// [`Kernels::widen`] that asks for as many rows from `ahead` on, which will be read next; any address will do.
-    ///
-    /// # Safety
-    /// As there.
-    ///
-    /// # Panics
-    /// As there.
-    pub unsafe fn widen_ahead(
         &self,
         ty: GgmlType,
         (rows, stride): (*const u8, usize),

@@ -25,7 +25,7 @@ pub(super) struct Args {
     pub to: *mut f32,
     /// See `to`.
     pub to_stride: usize,
-    /// Where rows will be read next, as many and as far apart, unless null: each is asked for as its predecessor is widened, row by row.
+    /// Where as many rows, as far apart, will be read next, unless null: straight rows ask for each as its predecessor is widened.
     pub ahead: *const u8,
 }
 

@@ -12,6 +12,8 @@
 //! **Many rows**, [`ManyRows`]: arithmetic is what takes time. An item is (block of rows, key/value head, block of query heads) and
 //! walks all keys by itself; both products run over panels at the speed of a matrix product.
 
+use std::ptr::null;
+
 use super::super::exec::{Exec, RegionId, Scratch, head, scratch_for};
 use super::super::kernels::{NOTHING_AHEAD, panel_bytes};
 use super::super::plan::{RowStep, SplitStep};
@@ -276,7 +278,7 @@ impl FewRows {
         let next_keys = rows_from(x.cache.keys(seq, a.op.layer, kv, next / CHUNK), next).0;
         let next_values = rows_from(x.cache.values(seq, a.op.layer, kv, next / CHUNK), next).0;
         let during_product = a.prefix || a.quantized();
-        let during_widening = |p: *const u8| if a.prefix { std::ptr::null() } else { p };
+        let during_widening = |p: *const u8| if a.prefix { null() } else { p };
         let stride = panel_stride(k_dim.max(v_dim));
         let (panel, scores) = (m.rows.as_mut_ptr(), (m.scores.as_mut_ptr(), TILE));
         // SAFETY: a tile lies in one chunk and ends before or with what the last row of the block sees, so `prepare` has
@@ -286,7 +288,7 @@ impl FewRows {
             if a.quantized() {
                 k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, scores);
             } else {
-                k.widen_ahead(a.k_ty, keys, n, k_dim, (panel, stride), false, during_widening(next_keys));
+                k.widen(a.k_ty, keys, n, k_dim, (panel, stride), false, during_widening(next_keys));
                 k.attn_scores((m.q, k_dim), (panel, stride), n, scores);
             }
         }
@@ -308,7 +310,7 @@ impl FewRows {
                     stride = panel_stride(strip);
                     let from = (values.0.add(c / format.block * format.bytes), values.1);
                     let next = during_widening(next_values.wrapping_add(c / format.block * format.bytes));
-                    k.widen_ahead(a.v_ty, from, n, width, (panel, stride), false, next);
+                    k.widen(a.v_ty, from, n, width, (panel, stride), false, next);
                 }
                 let p = (m.scores.as_ptr(), TILE, b.n());
                 let acc = (state.acc.as_mut_ptr().add(c), v_dim);
@@ -454,7 +456,7 @@ impl ManyRows {
             // block sees: `prepare` has counted them and an earlier phase has stored them. `sizes` has made room for `k_dim` rows
             // of `stride` numbers, for `n` queries and as many rows of scores, all of this item alone.
             unsafe {
-                k.widen(a.k_ty, from, n_keys, k_dim, (keys.as_mut_ptr(), stride), true);
+                k.widen(a.k_ty, from, n_keys, k_dim, (keys.as_mut_ptr(), stride), true, null());
                 let panel = (keys.as_ptr(), stride, n_keys);
                 k.gemm_f32(
                     (q.as_ptr(), k_dim, n),
@@ -471,7 +473,15 @@ impl ManyRows {
             // SAFETY: as above; values have KEYS rows of more than `v_dim` rounded up to 16, `acc` has `v_dim` numbers for
             // every query.
             unsafe {
-                k.widen(a.v_ty, from, n_keys, v_dim, (values.as_mut_ptr(), panel_stride(v_dim)), false);
+                k.widen(
+                    a.v_ty,
+                    from,
+                    n_keys,
+                    v_dim,
+                    (values.as_mut_ptr(), panel_stride(v_dim)),
+                    false,
+                    null(),
+                );
                 let panel = (values.as_ptr(), panel_stride(v_dim), v_dim);
                 let acc = (state.acc.as_mut_ptr(), v_dim);
                 let p = (scores.as_ptr(), stride, n);

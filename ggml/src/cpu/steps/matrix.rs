@@ -36,7 +36,7 @@ pub(in super::super) fn tile_rows(x: &Exec<'_>, w: WeightId, n_out: usize, n: us
         return many.min(n_out);
     }
     let bytes = x.graph.weight(w).row_bytes() * n_out;
-    // As many for each thread, and of eight rows or twice as many and so on: kernels that do several at once seldom have a rest.
+    // As many for each thread, and whole multiples of eight rows, so that kernels that do several at once seldom have a rest.
     let items = bytes.div_ceil(ITEM_BYTES).next_multiple_of(x.threads);
     n_out.div_ceil(items.max(1)).next_multiple_of(8).min(MOST_ROWS).min(n_out)
 }

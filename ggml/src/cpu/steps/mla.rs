@@ -5,6 +5,8 @@
 //! latents, values `[keys, elements]` of the latents with the transposed matrix, scores of the queries with the keys, outputs
 //! of the weights with the values.
 
+use std::ptr::null;
+
 use super::super::exec::{Exec, Scratch, head, scratch_for};
 use super::super::kernels::NOTHING_AHEAD;
 use super::super::plan::SplitStep;
@@ -100,8 +102,8 @@ impl NaiveHeads {
         let rows = rows_from(x.cache.keys(seq, self.op.layer, 0, at / CHUNK), at);
         // SAFETY: the chunk has these rows, written in earlier phases; `sizes` has made room for the panels.
         unsafe {
-            k.widen(self.k_ty, rows, n, r + self.n_rope(), (m.across.as_mut_ptr(), keys), true);
-            k.widen(self.k_ty, rows, n, r, (m.latents.as_mut_ptr(), latents), false);
+            k.widen(self.k_ty, rows, n, r + self.n_rope(), (m.across.as_mut_ptr(), keys), true, null());
+            k.widen(self.k_ty, rows, n, r, (m.latents.as_mut_ptr(), latents), false, null());
             let to = (m.keys.as_mut_ptr(), keys);
             k.gemm_f32((m.k_up.as_ptr(), r, nope), r, (m.across.as_ptr(), keys, n), to, None, NOTHING_AHEAD);
             let to = (m.values.as_mut_ptr(), values);

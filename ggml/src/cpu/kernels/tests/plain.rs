@@ -122,7 +122,7 @@ proptest! {
                     // SAFETY: those are the rows, and `to` has room for them.
                     unsafe {
                         let from = (rows.bytes().as_ptr(), rows.row_bytes);
-                        kernels.widen(ty, from, n, width, (to.as_mut_ptr(), stride), transposed);
+                        kernels.widen(ty, from, n, width, (to.as_mut_ptr(), stride), transposed, from.0);
                     }
                     to
                 };
