@@ -10,8 +10,10 @@ use crate::tensor::Backing;
 
 /// A cache line, also the widest vector.
 pub const ALIGN: usize = 64;
-/// A few huge pages of the usual 2 MiB: less is not worth a map of its own. In tests some small ones.
-const HUGE: usize = if cfg!(test) { 1 << 16 } else { 8 << 20 };
+/// The usual huge page.
+const HUGE_PAGE: usize = 2 << 20;
+/// A few of them: less is not worth a map of its own. In tests some small pages.
+const HUGE: usize = if cfg!(test) { 1 << 16 } else { 2 * HUGE_PAGE };
 
 /// Owned zeroed bytes on a 64-byte boundary.
 pub struct AlignedBuf {
@@ -22,7 +24,8 @@ pub struct AlignedBuf {
 /// Where the bytes are, and what gives them back.
 enum Memory {
     Heap(NonNull<u8>, Layout),
-    Map(MmapMut),
+    /// From a byte of the map on.
+    Map(MmapMut, usize),
 }
 
 // SAFETY: the buffer owns its memory like a `Box<[u8]>`.
@@ -45,18 +48,21 @@ impl AlignedBuf {
         if len < HUGE {
             return AlignedBuf::zeroed(len);
         }
-        let map = MmapMut::map_anon(len).ok()?;
+        // Huge pages begin on their multiples, maps wherever there is room.
+        let map = MmapMut::map_anon(len.checked_add(HUGE_PAGE)?).ok()?;
         #[cfg(target_os = "linux")]
         if let Err(e) = map.advise(memmap2::Advice::HugePage) {
             log::debug!("no huge pages: {e}");
         }
-        Some(AlignedBuf { memory: Memory::Map(map), len })
+        let first = map.as_ptr().addr();
+        let at = first.next_multiple_of(HUGE_PAGE) - first;
+        Some(AlignedBuf { memory: Memory::Map(map, at), len })
     }
 
     /// Gives the memory back until it is written again, where the system can; what was in it is lost.
     pub fn discard(&mut self) {
         #[cfg(target_os = "linux")]
-        if let Memory::Map(map) = &self.memory {
+        if let Memory::Map(map, _) = &self.memory {
             // SAFETY: of an anonymous map that nobody else refers to this makes zeros, which are as good bytes as any.
             let given = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
             if let Err(e) = given {
@@ -81,7 +87,7 @@ impl AlignedBuf {
     pub fn as_ptr(&self) -> *mut u8 {
         match &self.memory {
             Memory::Heap(ptr, _) => ptr.as_ptr(),
-            Memory::Map(map) => map.as_ptr().cast_mut(),
+            Memory::Map(map, at) => map.as_ptr().cast_mut().wrapping_add(*at),
         }
     }
 }
@@ -96,7 +102,7 @@ impl Backing for AlignedBuf {
     fn lock(&self) -> io::Result<()> {
         match &self.memory {
             #[cfg(unix)]
-            Memory::Map(map) => map.lock(),
+            Memory::Map(map, _) => map.lock(),
             // Some megabytes at most, on pages shared with others.
             _ => Ok(()),
         }

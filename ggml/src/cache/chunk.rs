@@ -47,7 +47,7 @@ impl Data {
     pub fn new(memory: Option<&dyn ChunkMemory>, bytes: usize) -> Result<Data> {
         match memory {
             Some(m) => Ok(Data::Device(m.allocate(bytes)?)),
-            None => AlignedBuf::zeroed(bytes)
+            None => AlignedBuf::huge(bytes)
                 .map(Data::Host)
                 .ok_or(Error::OutOfMemory { what: "the key/value cache", bytes }),
         }

@@ -101,6 +101,8 @@ pub(super) struct Scores {
     pub keys: *const u8,
     /// See `keys`.
     pub stride: usize,
+    /// Where as many keys, as far apart, will be read next, unless null.
+    pub ahead: *const u8,
     /// Keys.
     pub n: usize,
     /// `n` numbers for each query.
@@ -161,6 +163,13 @@ impl Scores {
                     std::array::from_fn(|r| self.keys.add((first + key[r]) * self.stride));
                 let mut acc = [s.splat(0.0); R];
                 for b in 0..blocks {
+                    // Two blocks are a little more than a line.
+                    if b % 2 == 0 && group == 0 && !self.ahead.is_null() {
+                        for key in key {
+                            let next = self.ahead.wrapping_add((first + key) * self.stride);
+                            s.prefetch_far(next.wrapping_add(b * BLOCK_BYTES));
+                        }
+                    }
                     let mut dots = [s.load_i(start.add(b * LANES)); R];
                     for e in 0..BLOCK / 4 {
                         let q = s.load_q(q.add(64 * (b * BLOCK / 4 + e)));

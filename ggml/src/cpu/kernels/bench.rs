@@ -157,9 +157,10 @@ impl Attention {
 
     /// Products of the queries with rows as numbers.
     pub fn scores(&mut self, kernels: &Kernels) -> &[f32] {
-        let (q, keys) = ((&self.queries[..], self.width), (self.wide.as_ptr(), self.width));
+        let keys = (self.wide.as_ptr().cast(), 4 * self.width, std::ptr::null());
+        let q = (&self.queries[..], self.width);
         // SAFETY: `n` rows of `width` numbers, and room for `n` scores of each query.
-        unsafe { kernels.attn_scores(q, keys, self.n, (self.out.as_mut_ptr(), self.n)) };
+        unsafe { kernels.attn_scores(GgmlType::F32, q, keys, self.n, (self.out.as_mut_ptr(), self.n)) };
         &self.out
     }
 
@@ -172,8 +173,10 @@ impl Attention {
         let queries = Activations::new(&self.queries, self.width, 32);
         let panels = bytemuck::cast_slice_mut(&mut self.panels);
         kernels.arrange_q8(queries.view(), panels);
-        let (q, keys) =
-            ((&*panels, self.n_queries, self.width), (self.rows.as_ptr(), self.rows.len() / self.n));
+        let (q, keys) = (
+            (&*panels, self.n_queries, self.width),
+            (self.rows.as_ptr(), self.rows.len() / self.n, std::ptr::null()),
+        );
         // SAFETY: `n` rows of `width` elements, and room for `n` scores of each query.
         unsafe { kernels.attn_scores_q8(q, keys, self.n, (self.out.as_mut_ptr(), self.n)) };
         &self.out

@@ -110,6 +110,8 @@ pub(super) struct Args {
     pub y: *mut f32,
     /// See `y`.
     pub y_stride: usize,
+    /// Where rows of weights will be read next, as many and as far apart, unless null.
+    pub ahead: *const u8,
 }
 
 /// Bytes of weights that stay in the second-level cache while all activation rows pass by.
@@ -196,6 +198,10 @@ unsafe fn tile<S: Simd, W: Float, const AHEAD: bool, const R: usize, const T: us
             if AHEAD && i * W::BYTES % 64 == 0 {
                 streams.fetch(s, base, r * a.row_bytes + i * W::BYTES, 64);
             }
+            if !AHEAD && !a.ahead.is_null() && i * W::BYTES % 64 == 0 {
+                let next = a.ahead.wrapping_add((first + r) * a.row_bytes + i * W::BYTES);
+                (0..R).for_each(|m| s.prefetch_far(next.wrapping_add(m * a.row_bytes)));
+            }
             let mut ws = [s.splat(0.0); R];
             for m in 0..R {
                 ws[m] = W::load(s, w(m, i));
@@ -265,19 +271,20 @@ pub(super) fn many<S: Simd>(s: S, ty: GgmlType, a: &Args) {
             widen::widen(s, ty, &part, true);
             let before = if at == 0 { Before::Ignored } else { Before::Kept };
             let (x, y) = (a.x.wrapping_add(at), a.y.wrapping_add(r));
-            s.vectorize(panel::Product(&panel::Args {
+            let product = panel::Args {
                 x,
                 x_stride: a.x_stride,
                 n_x: a.n_x,
                 k,
-                b: to,
-                b_stride: STRIP,
+                b: to.cast(),
+                b_stride: 4 * STRIP,
                 n,
                 y,
                 y_stride: a.y_stride,
                 before,
                 ahead: (std::ptr::null(), 0),
-            }));
+            };
+            s.vectorize(panel::Product(&product, Single));
         }
     }
 }

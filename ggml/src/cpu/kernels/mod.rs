@@ -164,7 +164,8 @@ impl Kernels {
         check_rows(ty, k, w.len(), row_bytes, n_w);
         assert!(fits(x.len(), x_stride, x_rows, k), "activations are too short");
         let (w, x) = (w.as_ptr(), x.as_ptr());
-        let args = float::Args { k, w, row_bytes, n_w, x, x_stride, n_x: x_rows, y, y_stride };
+        let ahead = std::ptr::null();
+        let args = float::Args { k, w, row_bytes, n_w, x, x_stride, n_x: x_rows, y, y_stride, ahead };
         with_isa!(self, |s| float::product(s, ty, &args));
     }
 
@@ -174,34 +175,38 @@ impl Kernels {
         with_isa!(self, |s| if plain { many_rows(s) } else { float::STRIP })
     }
 
-    /// Products of queries with F32 keys: `out[q * out_stride + i]` = query `q` · key `i`.
+    /// Products of queries with keys of plain numbers: `out[q * out_stride + i]` = query `q` · key `i`.
     ///
-    /// `q` holds queries of `width` numbers, one after another. A result has the same bits whatever comes with it.
+    /// `q` holds queries of `width` numbers, one after another. From `ahead` on as many keys are asked for, which will be read
+    /// next; any address will do. A result has the same bits whatever comes with it, and whatever type the same keys have.
     ///
     /// # Safety
-    /// - `k + i * stride` is valid for reads of `width` numbers for every `i < n`.
+    /// - `k + i * stride` (bytes) is valid for reads of `width` numbers for every `i < n`.
     /// - `out` is valid for writes of `n` numbers from every `q * out_stride` on, which nobody else touches.
+    ///
+    /// # Panics
+    /// If `ty` is a type of blocks.
     pub unsafe fn attn_scores(
         &self,
+        ty: GgmlType,
         (q, width): (&[f32], usize),
-        (k, stride): (*const f32, usize),
+        (k, stride, ahead): (*const u8, usize, *const u8),
         n: usize,
         (out, out_stride): (*mut f32, usize),
     ) {
-        let (x, n_x) = (q.as_ptr(), q.len() / width);
-        let (w, row_bytes, n_w) = (k.cast(), 4 * stride, n);
         let args = float::Args {
             k: width,
-            w,
-            row_bytes,
-            n_w,
-            x,
+            w: k,
+            row_bytes: stride,
+            n_w: n,
+            x: q.as_ptr(),
             x_stride: width,
-            n_x,
+            n_x: q.len() / width,
             y: out,
             y_stride: out_stride,
+            ahead,
         };
-        with_isa!(self, |s| float::dots::<_, false>(s, GgmlType::F32, &args));
+        with_isa!(self, |s| float::dots::<_, false>(s, ty, &args));
     }
 
     /// Arranges quantized queries for [`Kernels::attn_scores_q8`] in [`panel_bytes`] of memory.
@@ -217,7 +222,8 @@ impl Kernels {
 
     /// Products of arranged queries with keys in Q8_0: `out[q * out_stride + i]` = query `q` · key `i`.
     ///
-    /// `panels` are those of `queries` queries of `width` elements. A result has the same bits whatever comes with it.
+    /// `panels` are those of `queries` queries of `width` elements. Unless null, `ahead` is where as many keys, as far apart, will be
+    /// read next; any address will do. A result has the same bits whatever comes with it.
     ///
     /// # Safety
     /// - `k + i * stride` is valid for reads of `width` elements in Q8_0 for every `i < n`.
@@ -228,13 +234,13 @@ impl Kernels {
     pub unsafe fn attn_scores_q8(
         &self,
         (panels, queries, width): (&[u8], usize, usize),
-        (keys, stride): (*const u8, usize),
+        (keys, stride, ahead): (*const u8, usize, *const u8),
         n: usize,
         (out, out_stride): (*mut f32, usize),
     ) {
         assert!(width.is_multiple_of(widen::BLOCK), "whole blocks");
         let q = attention::Panels::within(panels.as_ptr(), panels.len(), queries, width);
-        with_isa!(self, |s| run(s, attention::Scores { q, keys, stride, n, out, out_stride }));
+        with_isa!(self, |s| run(s, attention::Scores { q, keys, stride, ahead, n, out, out_stride }));
     }
 
     /// A step of the running softmax over `max.len()` queries: `scores` (`n` a query, `stride` apart) become weights, `factors` what the
@@ -290,9 +296,30 @@ impl Kernels {
     /// If there are fewer factors than rows.
     pub unsafe fn gemm_f32(
         &self,
-        (x, x_stride, n_x): (*const f32, usize, usize),
+        x: (*const f32, usize, usize),
         k: usize,
         (b, b_stride, n): (*const f32, usize, usize),
+        y: (*mut f32, usize),
+        factors: Option<&[f32]>,
+        ahead: (*const u8, usize),
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.gemm_rows(GgmlType::F32, x, k, (b.cast(), 4 * b_stride, n), y, factors, ahead) };
+    }
+
+    /// [`Kernels::gemm_f32`] where `b` are numbers of F32, F16, BF16 or Q8_0, in rows `b_stride` bytes apart.
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Panics
+    /// As there, and if `ty` is another type.
+    pub unsafe fn gemm_rows(
+        &self,
+        ty: GgmlType,
+        (x, x_stride, n_x): (*const f32, usize, usize),
+        k: usize,
+        (b, b_stride, n): (*const u8, usize, usize),
         (y, y_stride): (*mut f32, usize),
         factors: Option<&[f32]>,
         (ahead, bytes): (*const u8, usize),
@@ -312,7 +339,7 @@ impl Kernels {
             before,
             ahead: (ahead, bytes.div_ceil(64)),
         };
-        with_isa!(self, |s| run(s, panel::Product(&args)));
+        with_isa!(self, |s| panel::product(s, ty, &args));
     }
 
     /// `y` ← `x` / √(mean(x²) + eps) · `weight`.

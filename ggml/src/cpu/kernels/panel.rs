@@ -1,5 +1,5 @@
-//! Products of F32 rows with an F32 panel: prompts over weights of plain numbers, and both halves of attention once
-//! keys and values lie in a panel.
+//! Products of F32 rows with the rows of a panel, which are widened as they are read: prompts over weights of plain numbers,
+//! and both halves of attention.
 //!
 //! ```text
 //!   y[t][c]  =  Σ over k of  x[t][k] · b[k][c]
@@ -10,7 +10,10 @@
 //! `y`. So a result depends on its row and its column only, not on how either is tiled, and its error is at
 //! most `(min(k, DEPTH) + k / DEPTH + 1) · ε · Σ |x·b|`.
 
+use super::float::{Brain, Half, Single};
 use super::simd::{Kernel, Simd};
+use super::widen::{Q8, Row};
+use crate::format::GgmlType;
 
 /// Rows of a tile at the most.
 const ROWS: usize = 6;
@@ -29,8 +32,8 @@ pub(super) struct Args {
     pub n_x: usize,
     /// Numbers of a row, rows of the panel.
     pub k: usize,
-    /// The panel; its rows lie `b_stride` numbers apart.
-    pub b: *const f32,
+    /// The panel; its rows lie `b_stride` bytes apart.
+    pub b: *const u8,
     /// See `b`.
     pub b_stride: usize,
     /// Columns of the panel.
@@ -56,10 +59,10 @@ pub(super) enum Before {
     Scaled(*const f32),
 }
 
-/// The product.
-pub(super) struct Product<'a>(pub &'a Args);
+/// The product with a panel of this type.
+pub(super) struct Product<'a, B>(pub &'a Args, pub B);
 
-impl<S: Simd> Kernel<S> for Product<'_> {
+impl<S: Simd, B: Row> Kernel<S> for Product<'_, B> {
     #[inline(always)]
     fn run(self, s: S) {
         let mut a = *self.0;
@@ -69,7 +72,7 @@ impl<S: Simd> Kernel<S> for Product<'_> {
         while at == 0 || at < k {
             a.k = DEPTH.min(k - at);
             // SAFETY: whoever made the arguments promised rows, panel and results.
-            unsafe { if S::WIDE { strips::<S, 4>(s, &a) } else { strips::<S, 1>(s, &a) } }
+            unsafe { if S::WIDE { strips::<S, B, 4>(s, &a) } else { strips::<S, B, 1>(s, &a) } }
             a.x = a.x.wrapping_add(DEPTH);
             a.b = a.b.wrapping_add(DEPTH * a.b_stride);
             a.before = Before::Kept;
@@ -79,18 +82,33 @@ impl<S: Simd> Kernel<S> for Product<'_> {
     }
 }
 
+/// The product with a panel of type `ty`.
+///
+/// # Panics
+/// If `ty` is none of F32, F16, BF16, Q8_0.
+pub(super) fn product<S: Simd>(s: S, ty: GgmlType, args: &Args) {
+    match ty {
+        GgmlType::F32 => s.vectorize(Product(args, Single)),
+        GgmlType::F16 => s.vectorize(Product(args, Half)),
+        GgmlType::BF16 => s.vectorize(Product(args, Brain)),
+        GgmlType::Q8_0 => s.vectorize(Product(args, Q8)),
+        _ => panic!("no panels of {ty}"),
+    }
+}
+
 /// All columns, in strips of `C` times 16.
 ///
 /// # Safety
 /// The arguments lead to rows, a panel and results.
 #[inline(always)]
-unsafe fn strips<S: Simd, const C: usize>(s: S, a: &Args) {
+unsafe fn strips<S: Simd, B: Row, const C: usize>(s: S, a: &Args) {
     let mut c = 0;
     while c < a.n {
         let n = a.n - c;
         // SAFETY: the columns are within the panel.
-        c +=
-            unsafe { if n >= 16 * C { rows::<S, C>(s, a, c, 16) } else { rows::<S, 1>(s, a, c, n.min(16)) } };
+        c += unsafe {
+            if n >= 16 * C { rows::<S, B, C>(s, a, c, 16) } else { rows::<S, B, 1>(s, a, c, n.min(16)) }
+        };
     }
 }
 
@@ -99,10 +117,10 @@ unsafe fn strips<S: Simd, const C: usize>(s: S, a: &Args) {
 /// # Safety
 /// `C` times 16 columns from `c` on are within the panel, or `lanes` if `C` is 1.
 #[inline(always)]
-unsafe fn rows<S: Simd, const C: usize>(s: S, a: &Args, c: usize, lanes: usize) -> usize {
+unsafe fn rows<S: Simd, B: Row, const C: usize>(s: S, a: &Args, c: usize, lanes: usize) -> usize {
     let tiles = a.n_x.div_ceil(ROWS);
-    // The tiles' shares of what is read next: a line a step of k at the most.
-    let share = a.ahead.1.div_ceil((tiles * a.n.div_ceil(64)).max(1)).min(a.k);
+    // The tiles' shares of what is read next.
+    let share = a.ahead.1.div_ceil((tiles * a.n.div_ceil(64)).max(1));
     for i in 0..tiles {
         let (t, end) = (i * a.n_x / tiles, (i + 1) * a.n_x / tiles);
         let before = (c / 64 * tiles + i) * share;
@@ -111,12 +129,12 @@ unsafe fn rows<S: Simd, const C: usize>(s: S, a: &Args, c: usize, lanes: usize) 
         // SAFETY: those are rows.
         unsafe {
             match end - t {
-                1 => tile::<S, 1, C>(s, a, t, c, lanes, ahead),
-                2 => tile::<S, 2, C>(s, a, t, c, lanes, ahead),
-                3 => tile::<S, 3, C>(s, a, t, c, lanes, ahead),
-                4 => tile::<S, 4, C>(s, a, t, c, lanes, ahead),
-                5 => tile::<S, 5, C>(s, a, t, c, lanes, ahead),
-                _ => tile::<S, 6, C>(s, a, t, c, lanes, ahead),
+                1 => tile::<S, B, 1, C>(s, a, t, c, lanes, ahead),
+                2 => tile::<S, B, 2, C>(s, a, t, c, lanes, ahead),
+                3 => tile::<S, B, 3, C>(s, a, t, c, lanes, ahead),
+                4 => tile::<S, B, 4, C>(s, a, t, c, lanes, ahead),
+                5 => tile::<S, B, 5, C>(s, a, t, c, lanes, ahead),
+                _ => tile::<S, B, 6, C>(s, a, t, c, lanes, ahead),
             }
         }
     }
@@ -128,7 +146,7 @@ unsafe fn rows<S: Simd, const C: usize>(s: S, a: &Args, c: usize, lanes: usize) 
 /// # Safety
 /// Rows and columns exist; unless `C` is 1, `lanes` is 16.
 #[inline(always)]
-unsafe fn tile<S: Simd, const T: usize, const C: usize>(
+unsafe fn tile<S: Simd, B: Row, const T: usize, const C: usize>(
     s: S,
     a: &Args,
     t: usize,
@@ -139,7 +157,7 @@ unsafe fn tile<S: Simd, const T: usize, const C: usize>(
     let partial = C == 1 && lanes < 16;
     // SAFETY: the caller's promise.
     unsafe {
-        let (x, b) = (a.x.add(t * a.x_stride), a.b.add(c));
+        let x = a.x.add(t * a.x_stride);
         // The rows after these: lines that far apart are not foreseen.
         for t in if a.x_stride > 4 * DEPTH { T..2 * T } else { 0..0 } {
             let next = x.wrapping_add(t * a.x_stride);
@@ -148,14 +166,16 @@ unsafe fn tile<S: Simd, const T: usize, const C: usize>(
             }
         }
         let mut acc = [[s.splat(0.0); C]; T];
+        let half = ahead.1.div_ceil(2);
         for k in 0..a.k {
-            if k < ahead.1 {
-                s.prefetch(ahead.0.wrapping_add(64 * k));
+            if k < half {
+                s.prefetch_far(ahead.0.wrapping_add(64 * k));
+                s.prefetch_far(ahead.0.wrapping_add(64 * (half + k)));
             }
-            let b = b.add(k * a.b_stride);
+            let b = a.b.add(k * a.b_stride);
             let mut columns = [s.splat(0.0); C];
-            for c in 0..C {
-                columns[c] = if partial { s.load_first(b, lanes) } else { s.load(b.add(16 * c)) };
+            for i in 0..C {
+                columns[i] = if partial { B::last(s, b, c, lanes) } else { B::sixteen(s, b, c + 16 * i) };
             }
             for t in 0..T {
                 let x = s.splat(*x.add(t * a.x_stride + k));

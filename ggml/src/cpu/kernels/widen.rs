@@ -42,15 +42,39 @@ pub(super) unsafe fn block_scale<S: Simd>(s: S, block: *const u8) -> S::F {
 }
 
 /// A type of rows: how neighbouring elements become numbers.
-trait Row: Copy {
+pub(super) trait Row: Copy {
     /// Bytes of `n` elements.
     fn bytes(n: usize) -> usize;
 
-    /// Elements `at .. at + n` to `to`; `at` is a multiple of 32. Writes whole lanes of 16, beyond `n` too.
+    /// Elements `at .. at + 16`; `at` is a multiple of 16.
+    ///
+    /// # Safety
+    /// The row has these elements.
+    unsafe fn sixteen<S: Simd>(s: S, row: *const u8, at: usize) -> S::F;
+
+    /// Elements `at .. at + n` of the row's last, fewer than 16, in the first lanes; `at` is a multiple of 16.
+    ///
+    /// # Safety
+    /// The row has these elements.
+    unsafe fn last<S: Simd>(s: S, row: *const u8, at: usize, n: usize) -> S::F;
+
+    /// Elements `at .. at + n` to `to`; `at` is a multiple of 16. Writes whole lanes of 16, beyond `n` too.
     ///
     /// # Safety
     /// The row has these elements, and `to` is valid for writes of `n` numbers, rounded up to 16.
-    unsafe fn part<S: Simd>(s: S, row: *const u8, at: usize, n: usize, to: *mut f32);
+    #[inline(always)]
+    unsafe fn part<S: Simd>(s: S, row: *const u8, at: usize, n: usize, to: *mut f32) {
+        let whole = n / 16 * 16;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for i in (0..whole).step_by(16) {
+                s.store(to.add(i), Self::sixteen(s, row, at + i));
+            }
+            if whole < n {
+                s.store(to.add(whole), Self::last(s, row, at + whole, n - whole));
+            }
+        }
+    }
 }
 
 impl<T: Float> Row for T {
@@ -60,24 +84,21 @@ impl<T: Float> Row for T {
     }
 
     #[inline(always)]
-    unsafe fn part<S: Simd>(s: S, row: *const u8, at: usize, n: usize, to: *mut f32) {
+    unsafe fn sixteen<S: Simd>(s: S, row: *const u8, at: usize) -> S::F {
         // SAFETY: the caller's promise.
-        unsafe {
-            let p = row.add(at * T::BYTES);
-            for i in 0..n / 16 {
-                s.store(to.add(16 * i), T::load(s, p.add(16 * i * T::BYTES)));
-            }
-            let whole = n / 16 * 16;
-            if whole < n {
-                s.store(to.add(whole), T::load_first(s, p.add(whole * T::BYTES), n - whole));
-            }
-        }
+        unsafe { T::load(s, row.add(at * T::BYTES)) }
+    }
+
+    #[inline(always)]
+    unsafe fn last<S: Simd>(s: S, row: *const u8, at: usize, n: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { T::load_first(s, row.add(at * T::BYTES), n) }
     }
 }
 
 /// Q8_0.
 #[derive(Clone, Copy)]
-struct Q8;
+pub(super) struct Q8;
 
 impl Row for Q8 {
     #[inline(always)]
@@ -86,17 +107,18 @@ impl Row for Q8 {
     }
 
     #[inline(always)]
-    unsafe fn part<S: Simd>(s: S, row: *const u8, at: usize, n: usize, to: *mut f32) {
-        // SAFETY: the caller's promise; rows are whole blocks.
+    unsafe fn sixteen<S: Simd>(s: S, row: *const u8, at: usize) -> S::F {
+        // SAFETY: the caller's promise.
         unsafe {
-            let blocks = row.add(at / BLOCK * BLOCK_BYTES);
-            for b in 0..n / BLOCK {
-                let block = blocks.add(b * BLOCK_BYTES);
-                let (d, p) = (block_scale(s, block), block.add(2).cast::<i8>());
-                s.store(to.add(b * BLOCK), s.mul(s.load_i8(p), d));
-                s.store(to.add(b * BLOCK + 16), s.mul(s.load_i8(p.add(16)), d));
-            }
+            let block = row.add(at / BLOCK * BLOCK_BYTES);
+            s.mul(s.load_i8(block.add(2 + at % BLOCK).cast()), block_scale(s, block))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn last<S: Simd>(s: S, row: *const u8, at: usize, _n: usize) -> S::F {
+        // SAFETY: rows are whole blocks, so all sixteen are there.
+        unsafe { Self::sixteen(s, row, at) }
     }
 }
 

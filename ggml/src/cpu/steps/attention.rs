@@ -36,6 +36,9 @@ pub(super) const KEYS: usize = 128;
 /// See [`KEYS`].
 pub(super) const QUERIES: usize = 128;
 
+/// Queries up to which keys and values are widened as they are multiplied, instead of once for all.
+const DIRECT: usize = 12;
+
 /// Columns of values that are widened together where rows are long.
 const STRIP: usize = 64;
 
@@ -130,6 +133,11 @@ impl Attend {
         matches!(self.k_ty.format().kind, Kind::Blocks(_))
     }
 
+    /// Whether queries of few rows meet keys and values where they lie, without a panel.
+    fn direct(&self, b: Block) -> bool {
+        b.n() <= DIRECT
+    }
+
     /// Copies the queries of a block: `[queries, k_dim]`.
     fn gather(&self, x: &Exec<'_>, b: Block, to: &mut [f32]) {
         for (j, q) in to.chunks_exact_mut(self.k_dim()).enumerate() {
@@ -165,6 +173,14 @@ pub(in super::super) struct FewRows {
     pub attend: Attend,
     /// For each row and head, states of its spans: `[MAX_SPANS, v_dim]` sums, then maximums, then sums of weights.
     pub spans: RegionId,
+}
+
+/// Where a tile is, as [`rows_from`] gives it, and where the next one is.
+struct Tile {
+    keys: (*const u8, usize),
+    values: (*const u8, usize),
+    next_keys: *const u8,
+    next_values: *const u8,
 }
 
 /// Memory of an item of few rows.
@@ -215,11 +231,6 @@ impl FewRows {
         8usize.div_ceil(others).min(group.div_ceil(4)).max(64usize.div_ceil(others).min(group / 16)).max(1)
     }
 
-    /// Keys of a tile: half as many where its panel fits the first-level cache then.
-    fn tile_keys(&self) -> usize {
-        if self.attend.k_dim().max(self.attend.v_dim()) <= 256 { TILE / 2 } else { TILE }
-    }
-
     /// Bytes of the pieces of [`FewMemory`] for `n` queries.
     fn sizes(&self, n: usize) -> [usize; 4] {
         let (k, v) = (self.attend.k_dim(), self.attend.v_dim());
@@ -258,64 +269,94 @@ impl FewRows {
         x.kernels.arrange_q8(rows, m.panels);
     }
 
-    /// Attends to keys `at .. at + n`, which lie in one tile, of a span that ends at `end`.
+    /// Attends to keys `at .. at + n`, which lie in one tile.
     fn tile(
         &self,
         x: &Exec<'_>,
         b: Block,
-        (at, n, end): (usize, usize, usize),
+        (at, n): (usize, usize),
         m: &mut FewMemory<'_>,
         state: &mut Running<'_>,
     ) {
-        let (k, a) = (x.kernels, &self.attend);
-        let (k_dim, v_dim) = (a.k_dim(), a.v_dim());
-        let (seq, kv) = (x.batch[b.first].seq, b.h0 / a.group());
-        let keys = rows_from(x.cache.keys(seq, a.op.layer, kv, at / CHUNK), at);
-        let values = rows_from(x.cache.values(seq, a.op.layer, kv, at / CHUNK), at);
-        // The tile that comes next is asked for meanwhile: as this one is widened, or during the second product, which is long with
-        // many heads. After the last of the span it is the same one, which costs nothing.
-        let next = if at + n < end { at + n } else { at };
-        let next_keys = rows_from(x.cache.keys(seq, a.op.layer, kv, next / CHUNK), next).0;
-        let next_values = rows_from(x.cache.values(seq, a.op.layer, kv, next / CHUNK), next).0;
-        let during_product = a.prefix || a.quantized();
-        let during_widening = |p: *const u8| if a.prefix { null() } else { p };
-        let stride = panel_stride(k_dim.max(v_dim));
-        let (panel, scores) = (m.rows.as_mut_ptr(), (m.scores.as_mut_ptr(), TILE));
+        let tile = self.find(x, b, at);
+        self.score(x, b, n, &tile, m);
+        let running = (&mut *state.max, &mut *state.sum, &mut *state.factors);
+        x.kernels.softmax_step((m.scores, TILE, n), self.attend.op.scale, b.seen(x, at), running);
+        self.weigh(x, b, n, &tile, m, state);
+    }
+
+    /// The tile from key `at` on, and the next one.
+    fn find(&self, x: &Exec<'_>, b: Block, at: usize) -> Tile {
+        let (op, seq, kv) = (&self.attend.op, x.batch[b.first].seq, b.h0 / self.attend.group());
+        let keys = |at| rows_from(x.cache.keys(seq, op.layer, kv, at / CHUNK), at);
+        let values = |at| rows_from(x.cache.values(seq, op.layer, kv, at / CHUNK), at);
+        // The tile that comes next, be it of the span that this thread gets next. After the last one it is this one again.
+        let next = if at + TILE < b.longest(x) { at + TILE } else { at };
+        Tile { keys: keys(at), values: values(at), next_keys: keys(next).0, next_values: values(next).0 }
+    }
+
+    /// Scores of the `n` keys of a tile.
+    fn score(&self, x: &Exec<'_>, b: Block, n: usize, tile: &Tile, m: &mut FewMemory<'_>) {
+        let (k, a, (keys, stride)) = (x.kernels, &self.attend, tile.keys);
+        let (k_dim, to) = (a.k_dim(), (m.scores.as_mut_ptr(), TILE));
+        let (panel, panel_stride) = (m.rows.as_mut_ptr(), panel_stride(k_dim.max(a.v_dim())));
+        let q = (&*m.q, k_dim);
+        // With MLA the second product is long enough to ask for the next tile.
+        let ahead = if a.prefix { null() } else { tile.next_keys };
         // SAFETY: a tile lies in one chunk and ends before or with what the last row of the block sees, so `prepare` has
-        // counted its keys and an earlier phase has stored them. `sizes` has made room for TILE rows of `stride` numbers, which
+        // counted its keys and an earlier phase has stored them. `sizes` has made room for TILE rows of `panel_stride` numbers, which
         // is no less than `k_dim` rounded up to 16, and for TILE scores of every query, all of this item alone.
         unsafe {
             if a.quantized() {
-                k.attn_scores_q8((m.panels, b.n(), k_dim), keys, n, scores);
+                k.attn_scores_q8((m.panels, b.n(), k_dim), (keys, stride, ahead), n, to);
+            } else if a.direct(b) {
+                k.attn_scores(a.k_ty, q, (keys, stride, ahead), n, to);
             } else {
-                k.widen(a.k_ty, keys, n, k_dim, (panel, stride), false, during_widening(next_keys));
-                k.attn_scores((m.q, k_dim), (panel, stride), n, scores);
+                k.widen(a.k_ty, tile.keys, n, k_dim, (panel, panel_stride), false, ahead);
+                k.attn_scores(GgmlType::F32, q, (panel.cast(), 4 * panel_stride, null()), n, to);
             }
         }
-        let running = (&mut *state.max, &mut *state.sum, &mut *state.factors);
-        k.softmax_step((m.scores, TILE, n), a.op.scale, b.seen(x, at), running);
-        // Values that are not in the panel already are widened in strips that fit the first-level cache.
-        let at_hand = a.prefix && !a.quantized();
-        let strip = if at_hand || v_dim <= 256 { v_dim } else { STRIP };
+    }
+
+    /// Adds the `n` values of a tile, each times its weight.
+    fn weigh(
+        &self,
+        x: &Exec<'_>,
+        b: Block,
+        n: usize,
+        tile: &Tile,
+        m: &mut FewMemory<'_>,
+        state: &mut Running<'_>,
+    ) {
+        let (k, a, (values, stride)) = (x.kernels, &self.attend, tile.values);
+        let (v_dim, panel, wide) = (a.v_dim(), m.rows.as_mut_ptr(), panel_stride(a.k_dim().max(a.v_dim())));
+        let (weights, acc) = ((m.scores.as_ptr(), TILE, b.n()), state.acc.as_mut_ptr());
+        let next = (tile.next_values, n * stride);
+        // SAFETY: as for the keys, whose tile the values share. If they are widened already, it is as keys, which are as wide at
+        // least. `acc` has `v_dim` numbers for every query; what is next is not read.
+        unsafe {
+            if a.direct(b) {
+                let rows = (values, stride, v_dim);
+                return k.gemm_rows(a.v_ty, weights, n, rows, (acc, v_dim), Some(state.factors), next);
+            }
+            if a.prefix && !a.quantized() {
+                let rows = (panel.cast_const(), wide, v_dim);
+                return k.gemm_f32(weights, n, rows, (acc, v_dim), Some(state.factors), next);
+            }
+        }
+        // In strips that fit the first-level cache.
+        let (strip, format) = (if v_dim <= 256 { v_dim } else { STRIP }, a.v_ty.format());
         for c in (0..v_dim).step_by(strip) {
-            let (width, format) = (strip.min(v_dim - c), a.v_ty.format());
-            let ahead = if during_product { n * keys.1 } else { 0 };
-            let ahead = ahead * c / v_dim..ahead * (c + width) / v_dim;
-            // SAFETY: as for the keys, whose tile the values share; strips begin with whole blocks and end within rows, and
-            // TILE rows of one fit where TILE rows of `stride` do. If there are none, the panel holds the keys, as wide as the
-            // values at least. `acc` has `v_dim` numbers for every query; what is `ahead` is not read.
+            let (width, wide) = (strip.min(v_dim - c), panel_stride(strip));
+            let part = next.1 * c / v_dim..next.1 * (c + width) / v_dim;
+            let ahead = (next.0.wrapping_add(part.start), part.len());
+            // SAFETY: as above; strips begin with whole blocks and end within rows, and TILE rows of one fit where TILE rows of
+            // keys do.
             unsafe {
-                let mut stride = stride;
-                if !at_hand {
-                    stride = panel_stride(strip);
-                    let from = (values.0.add(c / format.block * format.bytes), values.1);
-                    let next = during_widening(next_values.wrapping_add(c / format.block * format.bytes));
-                    k.widen(a.v_ty, from, n, width, (panel, stride), false, next);
-                }
-                let p = (m.scores.as_ptr(), TILE, b.n());
-                let acc = (state.acc.as_mut_ptr().add(c), v_dim);
-                let ahead = (next_keys.wrapping_add(ahead.start), ahead.len());
-                k.gemm_f32(p, n, (panel, stride, width), acc, Some(state.factors), ahead);
+                let from = (values.add(c / format.block * format.bytes), stride);
+                k.widen(a.v_ty, from, n, width, (panel, wide), false, null());
+                let rows = (panel.cast_const(), wide, width);
+                k.gemm_f32(weights, n, rows, (acc.add(c), v_dim), Some(state.factors), ahead);
             }
         }
     }
@@ -361,16 +402,16 @@ impl SplitStep for FewRows {
                 item -= spans * per_span;
                 continue;
             }
-            let (span, kv, block) = (item / per_span, item % per_span / blocks, item % blocks);
+            // A thread gets items that follow each other: all blocks of heads over a span, then the next span.
+            let (kv, span, block) = (item / blocks / spans, item / blocks % spans, item % blocks);
             let (b0, b1) = (block * group / blocks, (block + 1) * group / blocks);
             let b = Block { first, rows, h0: kv * group + b0, heads: b1 - b0 };
             let mut state = self.attend.running(b.n(), &mut scratch);
             let mut memory = self.memory(x, b, &mut scratch);
             let (longest, len) = (b.longest(x), span_len(b.longest(x)));
             let end = ((span + 1) * len).min(longest);
-            for at in (span * len..end).step_by(self.tile_keys()) {
-                let keys = self.tile_keys().min(end - at);
-                self.tile(x, b, (at, keys, end), &mut memory, &mut state);
+            for at in (span * len..end).step_by(TILE) {
+                self.tile(x, b, (at, TILE.min(end - at)), &mut memory, &mut state);
             }
             return self.finish(x, b, span, &state);
         }

@@ -174,7 +174,11 @@ impl SplitStep for NaiveHeads {
                 let tile = (at, KEYS.min(longest - at));
                 self.expand(x, x.batch[first].seq, tile, &mut m);
                 for i in (first..first + n).step_by(QUERIES) {
-                    self.attend(x, h, (i, QUERIES.min(first + n - i)), tile, &mut m);
+                    let rows = QUERIES.min(first + n - i);
+                    // Rows of a prompt see nothing of the tiles behind them.
+                    if x.batch[i + rows - 1].pos as usize >= at {
+                        self.attend(x, h, (i, rows), tile, &mut m);
+                    }
                 }
             }
             for i in first..first + n {

@@ -79,33 +79,40 @@ proptest! {
     fn panel_products(
         seed: u64, k in 0usize..300, n in 1usize..140, rows in 1usize..20, gap in 0usize..3, scaled: bool,
     ) {
-        let mut rng = Random(seed);
-        let (x, b) = (floats(&mut rng, (k + gap) * rows), floats(&mut rng, k * (n + gap)));
-        let (before, factors) = (floats(&mut rng, rows * (n + 1)), floats(&mut rng, rows));
-        let run = |kernels: &Kernels, first: usize, rows: usize| {
-            let mut y = before[first * (n + 1)..][..rows * (n + 1)].to_vec();
-            let (from, panel) = ((x[first * (k + gap)..].as_ptr(), k + gap, rows), (b.as_ptr(), n + gap, n));
-            let factors = scaled.then_some(&factors[first..]);
-            // SAFETY: all three have these rows and columns.
-            unsafe { kernels.gemm_f32(from, k, panel, (y.as_mut_ptr(), n + 1), factors, (b.as_ptr().cast(), 300)) };
-            y
-        };
-        let truth = run(available().next().unwrap(), 0, rows);
-        for t in 0..rows {
-            for c in 0..n {
-                let kept = if scaled { f64::from(before[t * (n + 1) + c]) * f64::from(factors[t]) } else { 0.0 };
-                let products = (0..k).map(|i| f64::from(x[t * (k + gap) + i]) * f64::from(b[i * (n + gap) + c]));
-                let terms: Vec<f64> = products.chain([kept]).collect();
-                let error = (f64::from(truth[t * (n + 1) + c]) - terms.iter().sum::<f64>()).abs();
-                let bound = (k.min(128) as f64 + k as f64 / 128.0 + 1.0) * EPS * terms.iter().map(|x| x.abs()).sum::<f64>();
-                prop_assert!(error <= bound, "{error} > {bound}");
+        for ty in CACHED {
+            let n = if ty == GgmlType::Q8_0 { n.next_multiple_of(32) } else { n };
+            let mut rng = Random(seed);
+            let x = floats(&mut rng, (k + gap) * rows);
+            let panel = Weights::random(&mut rng, ty.format(), n, k, 1, gap);
+            let b: Vec<Vec<f32>> = (0..k).map(|i| decoded(&panel, ty, i, n)).collect();
+            let (before, factors) = (floats(&mut rng, rows * (n + 1)), floats(&mut rng, rows));
+            let run = |kernels: &Kernels, first: usize, rows: usize| {
+                let mut y = before[first * (n + 1)..][..rows * (n + 1)].to_vec();
+                let from = (x[first * (k + gap)..].as_ptr(), k + gap, rows);
+                let at = panel.bytes().as_ptr();
+                let factors = scaled.then_some(&factors[first..]);
+                let to = (y.as_mut_ptr(), n + 1);
+                // SAFETY: all three have these rows and columns.
+                unsafe { kernels.gemm_rows(ty, from, k, (at, panel.row_bytes, n), to, factors, (at, 300 * 64)) };
+                y
+            };
+            let truth = run(available().next().unwrap(), 0, rows);
+            for t in 0..rows {
+                for c in 0..n {
+                    let kept = if scaled { f64::from(before[t * (n + 1) + c]) * f64::from(factors[t]) } else { 0.0 };
+                    let products = (0..k).map(|i| f64::from(x[t * (k + gap) + i]) * f64::from(b[i][c]));
+                    let terms: Vec<f64> = products.chain([kept]).collect();
+                    let error = (f64::from(truth[t * (n + 1) + c]) - terms.iter().sum::<f64>()).abs();
+                    let bound = (k.min(128) as f64 + k as f64 / 128.0 + 1.0) * EPS * terms.iter().map(|x| x.abs()).sum::<f64>();
+                    prop_assert!(error <= bound, "{ty}: {error} > {bound}");
+                }
+                prop_assert_eq!(truth[t * (n + 1) + n], before[t * (n + 1) + n], "nothing is written between");
             }
-            prop_assert_eq!(truth[t * (n + 1) + n], before[t * (n + 1) + n], "nothing is written between");
-        }
-        for kernels in available() {
-            prop_assert_eq!(bits(&run(kernels, 0, rows)), bits(&truth), "{:?}", kernels);
-            let last = run(kernels, rows - 1, 1);
-            prop_assert_eq!(bits(&last), bits(&truth[(rows - 1) * (n + 1)..]));
+            for kernels in available() {
+                prop_assert_eq!(bits(&run(kernels, 0, rows)), bits(&truth), "{} on {:?}", ty, kernels);
+                let last = run(kernels, rows - 1, 1);
+                prop_assert_eq!(bits(&last), bits(&truth[(rows - 1) * (n + 1)..]));
+            }
         }
     }
 
@@ -140,13 +147,14 @@ proptest! {
 
     #[test]
     fn scores(seed: u64, blocks in 1usize..9, odd in 0usize..32, queries in 1usize..40, n in 1usize..70) {
-        for eight_bits in [false, true] {
+        for ty in CACHED {
+            let eight_bits = ty == GgmlType::Q8_0;
             let width = if eight_bits { 32 * blocks } else { 32 * blocks - odd };
-            let ty = if eight_bits { GgmlType::Q8_0 } else { GgmlType::F32 };
             let mut rng = Random(seed);
             let keys = Weights::random(&mut rng, ty.format(), width, n, 0, 0);
             let q = floats(&mut rng, queries * width);
             let q8 = eight_bits.then(|| activations(&mut rng, width, queries, 32));
+            let at = keys.bytes().as_ptr();
             let run = |kernels: &Kernels, first: usize, queries: usize| {
                 let mut y = vec![f32::NAN; queries * (n + 1)];
                 let out = (y.as_mut_ptr(), n + 1);
@@ -156,13 +164,10 @@ proptest! {
                         let mut panels = vec![0f32; panel_bytes(queries, width).div_ceil(4)];
                         let panels: &mut [u8] = bytemuck::cast_slice_mut(&mut panels);
                         kernels.arrange_q8(q8.view().slice(first, queries), panels);
-                        let rows = (keys.bytes().as_ptr(), keys.row_bytes);
-                        let q = (&*panels, queries, width);
-                        kernels.attn_scores_q8(q, rows, n, out);
+                        kernels.attn_scores_q8((&*panels, queries, width), (at, keys.row_bytes, at), n, out);
                     } else {
-                        let k: Vec<f32> = (0..n).flat_map(|i| decoded(&keys, ty, i, width)).collect();
                         let q = &q[first * width..][..queries * width];
-                        kernels.attn_scores((q, width), (k.as_ptr(), width), n, out);
+                        kernels.attn_scores(ty, (q, width), (at, keys.row_bytes, at), n, out);
                     }
                 }
                 y
