@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::parts::Part;
 use crate::plan::{Plan, Progress, refused};
 
-/// Slabs that wait to be written.
-const DEPTH: usize = 2;
+/// Slabs that wait to be written: about as many as are converted while the file is put on the disk, now and then, for the journal.
+const DEPTH: usize = 6;
 
 /// Where the bytes of the files go, one file after another.
 pub(crate) trait Sink: Send {
