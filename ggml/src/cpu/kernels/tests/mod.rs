@@ -107,7 +107,8 @@ fn own_sums(kernels: &Kernels, format: &Format) -> bool {
 
 /// Whether few rows have lanes of their own, and with them other bits.
 fn own_lanes(kernels: &Kernels, format: &Format) -> bool {
-    matches!(kernels.isa(), Isa::Avx512Vnni | Isa::Amx) && format.ty == GgmlType::Q4_K
+    matches!(kernels.isa(), Isa::Avx512Vnni | Isa::Amx)
+        && matches!(format.ty, GgmlType::Q4_K | GgmlType::Q6_K)
 }
 
 /// More rows than take the way of few, and more steps than are prepared at once there.

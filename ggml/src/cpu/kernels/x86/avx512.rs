@@ -5,6 +5,9 @@ use std::marker::PhantomData;
 
 use super::super::simd::{Decode, Kernel, Simd};
 use super::super::{float, gemm, matvec};
+use super::few::few;
+use super::q4_k::Q4K;
+use super::q6_k::Q6K;
 use crate::format::{Format, GgmlType};
 
 /// AVX-512 F, BW, DQ and VL, with a way to multiply bytes.
@@ -153,8 +156,9 @@ impl<M: Multiply> Simd for Avx512<M> {
 
     fn product(self, format: &'static Format, args: &matvec::Args<'_>, many: bool) {
         match format.ty {
-            // Its products of bytes need more than 128 in weights.
-            GgmlType::Q4_K if M::BIASED && !many => super::q4_k::few(self, args),
+            // Products of bytes need more than 128 in weights of Q4_K.
+            GgmlType::Q4_K if M::BIASED && !many => few::<M, Q4K>(self, args),
+            GgmlType::Q6_K if M::BIASED && !many => few::<M, Q6K>(self, args),
             _ => matvec::tuned(self, format, args, many),
         }
     }

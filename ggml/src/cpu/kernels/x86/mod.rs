@@ -3,7 +3,9 @@
 pub(super) mod amx;
 pub(super) mod avx2;
 pub(super) mod avx512;
+mod few;
 mod q4_k;
+mod q6_k;
 
 use std::arch::x86_64::*;
 

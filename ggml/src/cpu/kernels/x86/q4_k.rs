@@ -1,149 +1,27 @@
-//! Few activation rows against Q4_K, the format that most people run, with byte products in 512 bits.
+//! Few activation rows against Q4_K, the format that most people run.
 //!
-//! The general way ([`super::super::matvec`]) scales the products of 64 elements at a time, because its registers hold elements in their
-//! order: two scales, so four conversions and four scalings a block. Here a register holds 8 elements of *each* of the 8
-//! sub-blocks, so that products of the whole block are added up as integers and scaled once; activations are put into that
-//! order beforehand. High nibbles are not shifted down but multiplied as sixteen times what they are, and their scales are a
-//! sixteenth. What four rows of weights can share (decoding scales, the minimums) is done for four rows at once.
+//! A register holds 8 elements of each of the 8 sub-blocks. High nibbles are not shifted down but multiplied as sixteen times what they
+//! are, and their scales are a sixteenth. What four rows of weights can share (decoding scales, the minimums) is done for
+//! four rows at once.
 //!
 //! ```text
 //!   lane 2g + h of 16:  Σ over blocks of  d·scale_g · (Σ of 16 products of sub-block g) · dₓ
 //!   lane 4r + i of 16:  Σ over blocks of  dmin · (Σ over sub-blocks 2i, 2i + 1 of min · Σx) · dₓ     for row r of four
 //! ```
-//!
-//! Lanes are not those of the other instruction sets, and so neither are the last bits; the bound is the same: a scaled sum is
-//! rounded once (its scale is exact) and once more as it is added, which is less than there. A result has the same bits alone or among
-//! others.
 
 use std::arch::x86_64::*;
-use std::cell::RefCell;
 use std::hint::black_box;
 
-use super::super::matvec::{Ahead, Args, STEP, STREAMS};
-use super::super::simd::{Kernel, Simd};
-use super::avx512::{Avx512, Multiply, lanes};
+use super::super::matvec::{STEP, STREAMS};
+use super::avx512::{Multiply, lanes};
+use super::few::{Group, SuperBlock};
 use crate::act::SUM;
 
-/// Bytes of a block: `d` and `dmin`, 12 bytes of scales and minimums, 256 nibbles.
-const BYTES: usize = 144;
-/// Where the nibbles begin.
+/// The format.
+pub(super) struct Q4K;
+
+/// Where the nibbles begin, behind `d` and `dmin` and 12 bytes of scales and minimums.
 const NIBBLES: usize = 16;
-/// Activation rows that share a pass over the weights.
-const PASS: usize = 4;
-
-/// The activations of a block in the order of these kernels.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Arranged {
-    /// Register `j` has elements `8j .. 8j + 8` of sub-blocks 0 to 7.
-    qs: [[[i8; 8]; 8]; 4],
-    /// The sum of each sub-block, once for each of four rows of weights.
-    sums: [[i16; 8]; STREAMS],
-}
-
-impl Arranged {
-    const ZERO: Arranged = Arranged { qs: [[[0; 8]; 8]; 4], sums: [[0; 8]; STREAMS] };
-
-    /// Becomes the block `qs`, with its sums of 16.
-    #[inline(always)]
-    fn set(&mut self, qs: &[i8; STEP], sums: &[i16; STEP / SUM]) {
-        let (eights, _) = qs.as_chunks::<8>();
-        for (j, to) in self.qs.iter_mut().enumerate() {
-            for (g, to) in to.iter_mut().enumerate() {
-                *to = eights[4 * g + j];
-            }
-        }
-        let (pairs, _) = sums.as_chunks::<2>();
-        let mut of_32 = [0; 8];
-        for (to, pair) in of_32.iter_mut().zip(pairs) {
-            *to = pair[0] + pair[1];
-        }
-        self.sums = [of_32; STREAMS];
-    }
-}
-
-thread_local! {
-    /// The activations of a pass; kept, because a pass is short.
-    static ROOM: RefCell<Vec<Arranged>> = const { RefCell::new(vec![]) };
-}
-
-/// All rows of weights against all activation rows.
-pub(super) fn few<M: Multiply>(s: Avx512<M>, args: &Args<'_>) {
-    ROOM.with_borrow_mut(|room| {
-        for first in (0..args.x.rows).step_by(PASS) {
-            match args.x.rows - first {
-                1 => s.vectorize(Pass::<1> { args, first, room }),
-                2 => s.vectorize(Pass::<2> { args, first, room }),
-                _ => s.vectorize(Pass::<PASS> { args, first, room }),
-            }
-        }
-    });
-}
-
-/// All rows of weights against `N` activation rows from `first` on. Where there are fewer, the last is computed again.
-struct Pass<'a, const N: usize> {
-    args: &'a Args<'a>,
-    first: usize,
-    room: &'a mut Vec<Arranged>,
-}
-
-impl<M: Multiply, const N: usize> Kernel<Avx512<M>> for Pass<'_, N> {
-    #[inline(always)]
-    fn run(self, s: Avx512<M>) {
-        let (a, x) = (self.args, &self.args.x);
-        let steps = x.k / STEP;
-        let rows: [usize; N] = std::array::from_fn(|n| (self.first + n).min(x.rows - 1));
-        if self.room.len() < N * steps {
-            self.room.resize(N * steps, Arranged::ZERO);
-        }
-        for (n, t) in rows.into_iter().enumerate() {
-            let (qs, _) = x.qs[t * x.k..(t + 1) * x.k].as_chunks();
-            let (sums, _) = x.sums[t * x.k / SUM..(t + 1) * x.k / SUM].as_chunks();
-            let to = &mut self.room[n * steps..(n + 1) * steps];
-            to.iter_mut().zip(qs.iter().zip(sums)).for_each(|(to, (qs, sums))| to.set(qs, sums));
-        }
-        let apart = a.n_w / STREAMS;
-        let ahead = Ahead { n: STREAMS, bytes: apart * a.row_bytes };
-        for i in 0..apart + usize::from(!a.n_w.is_multiple_of(STREAMS)) {
-            // The rows that are left are one group, in which the last is computed again.
-            let of: [usize; STREAMS] = match i < apart {
-                true => std::array::from_fn(|r| i + r * apart),
-                false => std::array::from_fn(|r| (STREAMS * apart + r).min(a.n_w - 1)),
-            };
-            let group = Group {
-                // SAFETY: whoever made `args` promised those rows.
-                w: of.map(|r| unsafe { a.w.add(r * a.row_bytes) }),
-                x: std::array::from_fn(|n| self.room[n * steps..][..steps].as_ptr()),
-                d: rows.map(|t| x.d[t * steps..][..steps].as_ptr()),
-                steps,
-            };
-            let fetch = |step: usize| {
-                if self.first == 0 && i < apart {
-                    ahead.fetch(s, a.w, i * a.row_bytes + step * BYTES, BYTES);
-                }
-            };
-            // SAFETY: the machine has what `s` proves; pointers are to `steps` blocks each; there is room for the results.
-            unsafe {
-                let y = group.products::<M>(fetch);
-                for n in 0..N {
-                    let mut sums = [0.0; STREAMS];
-                    s.store_sums(sums.as_mut_ptr(), std::array::from_fn::<_, STREAMS, _>(|r| y[r][n]));
-                    for r in 0..STREAMS {
-                        *a.y.add(rows[n] * a.y_stride + of[r]) = sums[r];
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Four rows of weights and `N` of activations, of `steps` blocks each.
-struct Group<const N: usize> {
-    w: [*const u8; STREAMS],
-    x: [*const Arranged; N],
-    d: [*const f32; N],
-    steps: usize,
-}
 
 /// What is read back by parts: memory repeats and widens bytes on the way to a register for nothing.
 #[repr(C, align(64))]
@@ -184,23 +62,36 @@ impl Tables {
     }
 }
 
-impl<const N: usize> Group<N> {
-    /// Of every row of weights and every row of activations, lanes that add up to their product. `fetch` is called for every step.
-    ///
-    /// # Safety
-    /// The machine has AVX-512 F, BW, DQ and VL and what `M` says, and all pointers are valid for reads of `steps` blocks.
+impl SuperBlock for Q4K {
+    /// And 256 nibbles.
+    const BYTES: usize = NIBBLES + STEP / 2;
+
+    /// Register `j` has elements `8j .. 8j + 8` of sub-blocks 0 to 7.
+    fn fours(lane: i32) -> i32 {
+        8 * (lane / 2 % 2) + 2 * (lane / 4) + lane % 2
+    }
+
+    /// The sum of each sub-block, once for each of four rows of weights.
+    fn sums(sums: &[i16; STEP / SUM]) -> [i32; 16] {
+        let of_32: [i16; 8] = std::array::from_fn(|g| sums[2 * g] + sums[2 * g + 1]);
+        bytemuck::cast([of_32; STREAMS])
+    }
+
     #[inline(always)]
-    unsafe fn products<M: Multiply>(&self, fetch: impl Fn(usize)) -> [[__m512; N]; STREAMS] {
+    unsafe fn products<M: Multiply, const N: usize>(
+        group: &Group<N>,
+        fetch: impl Fn(usize),
+    ) -> [[__m512; N]; STREAMS] {
         let tables = Tables::new();
         // SAFETY: the caller's promise.
         unsafe {
             let mut acc = [[_mm512_setzero_ps(); N]; STREAMS];
             let mut mins = [_mm512_setzero_ps(); N];
-            for i in 0..self.steps {
+            for i in 0..group.steps {
                 fetch(i);
-                let w = self.w.map(|w| w.add(i * BYTES));
-                let x = self.x.map(|x| &*x.add(i));
-                let dx = |n: usize| _mm512_set1_ps(*self.d[n].add(i));
+                let w = group.w.map(|w| w.add(i * Self::BYTES));
+                let x = group.x.map(|x| &*x.add(i));
+                let dx = |n: usize| _mm512_set1_ps(*group.d[n].add(i));
                 let mut spread = Spread { scales: [0; 64], d: [0.0; 16] };
                 let (min, dmin) = headers(&tables, w, &mut spread);
                 for n in 0..N {

@@ -1,0 +1,168 @@
+//! Few activation rows against super-blocks whose kernels have lanes of their own, with byte products in 512 bits.
+//!
+//! The general way ([`super::super::matvec`]) scales the products of 64 elements at a time, because its registers hold elements in their
+//! order: four conversions and four scalings a block. Here a register holds as many elements of *each* sub-block, so that
+//! products of the whole block are added up as integers and scaled once; activations are put into that order beforehand. Weights
+//! are read as four streams ([`Ahead`]).
+//!
+//! Lanes are not those of the other instruction sets, and so neither are the last bits; the bound is the same: a scaled sum is
+//! rounded once (its scale is exact) and once more as it is added, which is less than there. A result has the same bits alone or among
+//! others.
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+use super::super::matvec::{Ahead, Args, STEP, STREAMS};
+use super::super::simd::{Kernel, Simd};
+use super::avx512::{Avx512, Multiply, lanes};
+use crate::act::SUM;
+
+/// Activation rows that share a pass over the weights.
+const PASS: usize = 4;
+
+/// The activations of a block in the order of a format's kernel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Arranged {
+    /// Four registers of elements.
+    pub qs: [[i8; 64]; 4],
+    /// A register of what sums of elements are multiplied with, or start from.
+    pub sums: [i32; 16],
+}
+
+/// A format of super-blocks with a kernel of its own.
+pub(super) trait SuperBlock {
+    /// Bytes of a block.
+    const BYTES: usize;
+
+    /// Which four of 64 neighbouring elements come to lane `4j + i`, to be part of register `j` of the arranged ones: those of
+    /// the `p`-th 64 elements are its lanes `4p .. 4p + 4`.
+    fn fours(lane: i32) -> i32;
+
+    /// What a block's sums of 16 activations become.
+    fn sums(sums: &[i16; STEP / SUM]) -> [i32; 16];
+
+    /// Of every row of weights and every row of activations, lanes that add up to their product. `fetch` is called for every step.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F, BW, DQ and VL and what `M` says, and all pointers are valid for reads of `steps` blocks.
+    unsafe fn products<M: Multiply, const N: usize>(
+        group: &Group<N>,
+        fetch: impl Fn(usize),
+    ) -> [[__m512; N]; STREAMS];
+}
+
+/// Four rows of weights and `N` of activations, of `steps` blocks each.
+pub(super) struct Group<const N: usize> {
+    pub w: [*const u8; STREAMS],
+    pub x: [*const Arranged; N],
+    /// The activations' scales.
+    pub d: [*const f32; N],
+    pub steps: usize,
+}
+
+thread_local! {
+    /// The activations of a pass; kept, because a pass is short.
+    static ROOM: RefCell<Vec<Arranged>> = const { RefCell::new(vec![]) };
+}
+
+/// All rows of weights against all activation rows.
+pub(super) fn few<M: Multiply, B: SuperBlock>(s: Avx512<M>, args: &Args<'_>) {
+    ROOM.with_borrow_mut(|room| {
+        for first in (0..args.x.rows).step_by(PASS) {
+            let block = PhantomData::<B>;
+            match args.x.rows - first {
+                1 => s.vectorize(Pass::<B, 1> { block, args, first, room }),
+                2 => s.vectorize(Pass::<B, 2> { block, args, first, room }),
+                _ => s.vectorize(Pass::<B, PASS> { block, args, first, room }),
+            }
+        }
+    });
+}
+
+/// A block of activations, with its sums of 16.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[inline(always)]
+unsafe fn arrange<B: SuperBlock>(qs: &[i8; STEP], sums: &[i16; STEP / SUM]) -> Arranged {
+    let mut to = Arranged { qs: [[0; 64]; 4], sums: B::sums(sums) };
+    let (parts, _) = qs.as_chunks::<64>();
+    // SAFETY: registers of 64 bytes.
+    unsafe {
+        let part = |p: usize| {
+            _mm512_permutexvar_epi32(lanes(B::fours), _mm512_loadu_si512(parts[p].as_ptr().cast()))
+        };
+        // Quarter j of register p becomes quarter p of register j.
+        let (low, high) = (
+            |a, b| _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
+            |a, b| _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b),
+        );
+        let (a, b, c, d) = (part(0), part(1), part(2), part(3));
+        let halves = [(low(a, b), low(c, d)), (high(a, b), high(c, d))];
+        for (to, (ab, cd)) in to.qs.chunks_exact_mut(2).zip(halves) {
+            _mm512_store_si512(to[0].as_mut_ptr().cast(), _mm512_shuffle_i32x4::<0b10_00_10_00>(ab, cd));
+            _mm512_store_si512(to[1].as_mut_ptr().cast(), _mm512_shuffle_i32x4::<0b11_01_11_01>(ab, cd));
+        }
+    }
+    to
+}
+
+/// All rows of weights against `N` activation rows from `first` on. Where there are fewer, the last is computed again.
+struct Pass<'a, B, const N: usize> {
+    block: PhantomData<B>,
+    args: &'a Args<'a>,
+    first: usize,
+    room: &'a mut Vec<Arranged>,
+}
+
+impl<M: Multiply, B: SuperBlock, const N: usize> Kernel<Avx512<M>> for Pass<'_, B, N> {
+    #[inline(always)]
+    fn run(self, s: Avx512<M>) {
+        let (a, x) = (self.args, &self.args.x);
+        let steps = x.k / STEP;
+        let rows: [usize; N] = std::array::from_fn(|n| (self.first + n).min(x.rows - 1));
+        self.room.clear();
+        for t in rows {
+            let (qs, _) = x.qs[t * x.k..(t + 1) * x.k].as_chunks();
+            let (sums, _) = x.sums[t * x.k / SUM..(t + 1) * x.k / SUM].as_chunks();
+            for (qs, sums) in qs.iter().zip(sums) {
+                // SAFETY: the machine has what `s` proves.
+                self.room.push(unsafe { arrange::<B>(qs, sums) });
+            }
+        }
+        let apart = a.n_w / STREAMS;
+        let ahead = Ahead { n: STREAMS, bytes: apart * a.row_bytes };
+        for i in 0..apart + usize::from(!a.n_w.is_multiple_of(STREAMS)) {
+            // The rows that are left are one group, in which the last is computed again.
+            let of: [usize; STREAMS] = match i < apart {
+                true => std::array::from_fn(|r| i + r * apart),
+                false => std::array::from_fn(|r| (STREAMS * apart + r).min(a.n_w - 1)),
+            };
+            let group = Group {
+                // SAFETY: whoever made `args` promised those rows.
+                w: of.map(|r| unsafe { a.w.add(r * a.row_bytes) }),
+                x: std::array::from_fn(|n| self.room[n * steps..][..steps].as_ptr()),
+                d: rows.map(|t| x.d[t * steps..][..steps].as_ptr()),
+                steps,
+            };
+            let fetch = |step: usize| {
+                if self.first == 0 && i < apart {
+                    ahead.fetch(s, a.w, i * a.row_bytes + step * B::BYTES, B::BYTES);
+                }
+            };
+            // SAFETY: the machine has what `s` proves; pointers are to `steps` blocks each; there is room for the results.
+            unsafe {
+                let y = B::products::<M, N>(&group, fetch);
+                for n in 0..N {
+                    let mut sums = [0.0; STREAMS];
+                    s.store_sums(sums.as_mut_ptr(), std::array::from_fn::<_, STREAMS, _>(|r| y[r][n]));
+                    for r in 0..STREAMS {
+                        *a.y.add(rows[n] * a.y_stride + of[r]) = sums[r];
+                    }
+                }
+            }
+        }
+    }
+}
