@@ -3,9 +3,11 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
+use super::super::matvec::STEP;
 use super::super::simd::{Decode, Kernel, Simd};
 use super::super::{float, gemm, matvec};
 use super::few::few;
+use super::q4_0::Q40;
 use super::q4_k::Q4K;
 use super::q6_k::Q6K;
 use crate::format::{Format, GgmlType};
@@ -159,6 +161,9 @@ impl<M: Multiply> Simd for Avx512<M> {
             // Products of bytes need more than 128 in weights of Q4_K.
             GgmlType::Q4_K if M::BIASED && !many => few::<M, Q4K>(self, args),
             GgmlType::Q6_K if M::BIASED && !many => few::<M, Q6K>(self, args),
+            GgmlType::Q4_0 if M::BIASED && !many && args.x.k.is_multiple_of(STEP) => {
+                few::<M, Q40>(self, args)
+            }
             _ => matvec::tuned(self, format, args, many),
         }
     }

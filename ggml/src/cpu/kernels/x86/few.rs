@@ -1,8 +1,8 @@
-//! Few activation rows against super-blocks whose kernels have lanes of their own, with byte products in 512 bits.
+//! Few activation rows against formats whose kernels have lanes of their own, with byte products in 512 bits.
 //!
 //! The general way ([`super::super::matvec`]) scales the products of 64 elements at a time, because its registers hold elements in their
-//! order: four conversions and four scalings a block. Here a register holds as many elements of *each* sub-block, so that
-//! products of the whole block are added up as integers and scaled once; activations are put into that order beforehand. Weights
+//! order: four conversions and four scalings a step of 256. Here a register holds as many elements of *each* sub-block, so that
+//! products of the whole step are added up as integers and scaled once; activations are put into that order beforehand. Weights
 //! are read as four streams ([`Ahead`]).
 //!
 //! Lanes are not those of the other instruction sets, and so neither are the last bits; the bound is the same: a scaled sum is
@@ -21,7 +21,7 @@ use crate::act::SUM;
 /// Activation rows that share a pass over the weights.
 const PASS: usize = 4;
 
-/// The activations of a block in the order of a format's kernel.
+/// The activations of a step in the order of a format's kernel.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Arranged {
@@ -29,37 +29,86 @@ pub(super) struct Arranged {
     pub qs: [[i8; 64]; 4],
     /// A register of what sums of elements are multiplied with, or start from.
     pub sums: [i32; 16],
+    /// The scale of each lane.
+    pub d: [f32; 16],
 }
 
-/// A format of super-blocks with a kernel of its own.
-pub(super) trait SuperBlock {
-    /// Bytes of a block.
+/// A format with a kernel of its own, in steps of 256 elements.
+pub(super) trait Steps {
+    /// Bytes of a step.
     const BYTES: usize;
+    /// Elements of the activations that share a scale: 32 or 256.
+    const ACT: usize;
 
     /// Which four of 64 neighbouring elements come to lane `4j + i`, to be part of register `j` of the arranged ones: those of
     /// the `p`-th 64 elements are its lanes `4p .. 4p + 4`.
     fn fours(lane: i32) -> i32;
 
-    /// What a block's sums of 16 activations become.
+    /// What a step's sums of 16 activations become.
     fn sums(sums: &[i16; STEP / SUM]) -> [i32; 16];
 
     /// Of every row of weights and every row of activations, lanes that add up to their product. `fetch` is called for every step.
     ///
     /// # Safety
-    /// The machine has AVX-512 F, BW, DQ and VL and what `M` says, and all pointers are valid for reads of `steps` blocks.
+    /// The machine has AVX-512 F, BW, DQ and VL and what `M` says, and all pointers are valid for reads of `steps` steps.
     unsafe fn products<M: Multiply, const N: usize>(
         group: &Group<N>,
         fetch: impl Fn(usize),
     ) -> [[__m512; N]; STREAMS];
 }
 
-/// Four rows of weights and `N` of activations, of `steps` blocks each.
+/// Four rows of weights and `N` of activations, of `steps` steps each.
 pub(super) struct Group<const N: usize> {
     pub w: [*const u8; STREAMS],
     pub x: [*const Arranged; N],
-    /// The activations' scales.
-    pub d: [*const f32; N],
     pub steps: usize,
+}
+
+/// A format without minimums, a step of which becomes four registers of elements and the scale of each lane. Sums of products begin
+/// at what [`Steps::sums`] gives.
+pub(super) trait Unpack: Steps {
+    /// Constants.
+    type Tables;
+
+    fn tables() -> Self::Tables;
+
+    /// The step at `w`.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F, BW, DQ and VL, and `w` is valid for reads of a step.
+    unsafe fn unpack(tables: &Self::Tables, w: *const u8) -> ([__m512i; 4], __m512);
+}
+
+/// [`Steps::products`] of such a format.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn products<U: Unpack, M: Multiply, const N: usize>(
+    group: &Group<N>,
+    fetch: impl Fn(usize),
+) -> [[__m512; N]; STREAMS] {
+    let tables = U::tables();
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); N]; STREAMS];
+        for i in 0..group.steps {
+            fetch(i);
+            let x = group.x.map(|x| &*x.add(i));
+            for r in 0..STREAMS {
+                let (q, scale) = U::unpack(&tables, group.w[r].add(i * U::BYTES));
+                for n in 0..N {
+                    let mut dot = _mm512_load_si512(x[n].sums.as_ptr().cast());
+                    for j in 0..4 {
+                        dot = M::mac(dot, q[j], _mm512_load_si512(x[n].qs[j].as_ptr().cast()));
+                    }
+                    let t = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale);
+                    acc[r][n] = _mm512_fmadd_ps(t, _mm512_load_ps(x[n].d.as_ptr()), acc[r][n]);
+                }
+            }
+        }
+        acc
+    }
 }
 
 thread_local! {
@@ -68,7 +117,7 @@ thread_local! {
 }
 
 /// All rows of weights against all activation rows.
-pub(super) fn few<M: Multiply, B: SuperBlock>(s: Avx512<M>, args: &Args<'_>) {
+pub(super) fn few<M: Multiply, B: Steps>(s: Avx512<M>, args: &Args<'_>) {
     ROOM.with_borrow_mut(|room| {
         for first in (0..args.x.rows).step_by(PASS) {
             let block = PhantomData::<B>;
@@ -81,13 +130,14 @@ pub(super) fn few<M: Multiply, B: SuperBlock>(s: Avx512<M>, args: &Args<'_>) {
     });
 }
 
-/// A block of activations, with its sums of 16.
+/// A step of activations, with its scales, one or eight, and sums of 16.
 ///
 /// # Safety
 /// The machine has AVX-512 F.
 #[inline(always)]
-unsafe fn arrange<B: SuperBlock>(qs: &[i8; STEP], sums: &[i16; STEP / SUM]) -> Arranged {
-    let mut to = Arranged { qs: [[0; 64]; 4], sums: B::sums(sums) };
+unsafe fn arrange<B: Steps>(qs: &[i8; STEP], d: &[f32], sums: &[i16; STEP / SUM]) -> Arranged {
+    let d = std::array::from_fn(|lane| d[lane * d.len() / 16]);
+    let mut to = Arranged { qs: [[0; 64]; 4], sums: B::sums(sums), d };
     let (parts, _) = qs.as_chunks::<64>();
     // SAFETY: registers of 64 bytes.
     unsafe {
@@ -117,7 +167,7 @@ struct Pass<'a, B, const N: usize> {
     room: &'a mut Vec<Arranged>,
 }
 
-impl<M: Multiply, B: SuperBlock, const N: usize> Kernel<Avx512<M>> for Pass<'_, B, N> {
+impl<M: Multiply, B: Steps, const N: usize> Kernel<Avx512<M>> for Pass<'_, B, N> {
     #[inline(always)]
     fn run(self, s: Avx512<M>) {
         let (a, x) = (self.args, &self.args.x);
@@ -127,9 +177,10 @@ impl<M: Multiply, B: SuperBlock, const N: usize> Kernel<Avx512<M>> for Pass<'_, 
         for t in rows {
             let (qs, _) = x.qs[t * x.k..(t + 1) * x.k].as_chunks();
             let (sums, _) = x.sums[t * x.k / SUM..(t + 1) * x.k / SUM].as_chunks();
-            for (qs, sums) in qs.iter().zip(sums) {
+            let d = x.d[t * x.k / B::ACT..(t + 1) * x.k / B::ACT].chunks_exact(STEP / B::ACT);
+            for ((qs, sums), d) in qs.iter().zip(sums).zip(d) {
                 // SAFETY: the machine has what `s` proves.
-                self.room.push(unsafe { arrange::<B>(qs, sums) });
+                self.room.push(unsafe { arrange::<B>(qs, d, sums) });
             }
         }
         let apart = a.n_w / STREAMS;
@@ -144,7 +195,6 @@ impl<M: Multiply, B: SuperBlock, const N: usize> Kernel<Avx512<M>> for Pass<'_, 
                 // SAFETY: whoever made `args` promised those rows.
                 w: of.map(|r| unsafe { a.w.add(r * a.row_bytes) }),
                 x: std::array::from_fn(|n| self.room[n * steps..][..steps].as_ptr()),
-                d: rows.map(|t| x.d[t * steps..][..steps].as_ptr()),
                 steps,
             };
             let fetch = |step: usize| {
@@ -152,7 +202,7 @@ impl<M: Multiply, B: SuperBlock, const N: usize> Kernel<Avx512<M>> for Pass<'_, 
                     ahead.fetch(s, a.w, i * a.row_bytes + step * B::BYTES, B::BYTES);
                 }
             };
-            // SAFETY: the machine has what `s` proves; pointers are to `steps` blocks each; there is room for the results.
+            // SAFETY: the machine has what `s` proves; pointers are to `steps` steps each; there is room for the results.
             unsafe {
                 let y = B::products::<M, N>(&group, fetch);
                 for n in 0..N {

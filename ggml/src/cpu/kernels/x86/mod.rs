@@ -4,6 +4,7 @@ pub(super) mod amx;
 pub(super) mod avx2;
 pub(super) mod avx512;
 mod few;
+mod q4_0;
 mod q4_k;
 mod q6_k;
 

@@ -14,7 +14,7 @@ use std::hint::black_box;
 
 use super::super::matvec::{STEP, STREAMS};
 use super::avx512::{Multiply, lanes};
-use super::few::{Group, SuperBlock};
+use super::few::{Group, Steps};
 use crate::act::SUM;
 
 /// The format.
@@ -62,9 +62,10 @@ impl Tables {
     }
 }
 
-impl SuperBlock for Q4K {
+impl Steps for Q4K {
     /// And 256 nibbles.
     const BYTES: usize = NIBBLES + STEP / 2;
+    const ACT: usize = STEP;
 
     /// Register `j` has elements `8j .. 8j + 8` of sub-blocks 0 to 7.
     fn fours(lane: i32) -> i32 {
@@ -91,7 +92,7 @@ impl SuperBlock for Q4K {
                 fetch(i);
                 let w = group.w.map(|w| w.add(i * Self::BYTES));
                 let x = group.x.map(|x| &*x.add(i));
-                let dx = |n: usize| _mm512_set1_ps(*group.d[n].add(i));
+                let dx = |n: usize| _mm512_load_ps(x[n].d.as_ptr());
                 let mut spread = Spread { scales: [0; 64], d: [0.0; 16] };
                 let (min, dmin) = headers(&tables, w, &mut spread);
                 for n in 0..N {

@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use super::super::matvec::{STEP, STREAMS};
 use super::avx512::{Multiply, lanes};
-use super::few::{Group, SuperBlock};
+use super::few::{self, Group, Steps, Unpack};
 use crate::act::SUM;
 
 /// The format.
@@ -25,7 +25,7 @@ const SCALES: usize = HIGH + 64;
 const D: usize = SCALES + 16;
 
 /// Constants of the products. Lane `8n + 2p + h` is of a sub-block in half `n` of the block, with the `p`-th bits of its bytes.
-struct Tables {
+pub(super) struct Tables {
     /// Which four bytes of nibbles go into register `j`, and by how much they are shifted down.
     nibbles: [__m512i; 4],
     down: __m512i,
@@ -34,24 +34,10 @@ struct Tables {
     up: __m512i,
 }
 
-impl Tables {
-    #[inline(always)]
-    fn new() -> Tables {
-        let (half, part, rest) = (|l: i32| l / 8, |l: i32| l / 2 % 4, |l: i32| l % 2);
-        let nibbles = |j: i32| lanes(|l| 16 * half(l) + 8 * (part(l) % 2) + 4 * rest(l) + j);
-        let high = |j: i32| lanes(|l| 8 * half(l) + 4 * rest(l) + j);
-        Tables {
-            nibbles: [nibbles(0), nibbles(1), nibbles(2), nibbles(3)],
-            down: lanes(|l| part(l) / 2 * 4),
-            high: [high(0), high(1), high(2), high(3)],
-            up: lanes(|l| (4 - 2 * part(l)).rem_euclid(32)),
-        }
-    }
-}
-
-impl SuperBlock for Q6K {
+impl Steps for Q6K {
     /// And `d`.
     const BYTES: usize = D + 2;
+    const ACT: usize = STEP;
 
     /// Register `j` has elements `4j .. 4j + 4` of sub-blocks 0 to 15.
     fn fours(lane: i32) -> i32 {
@@ -68,28 +54,31 @@ impl SuperBlock for Q6K {
         group: &Group<N>,
         fetch: impl Fn(usize),
     ) -> [[__m512; N]; STREAMS] {
-        let tables = Tables::new();
         // SAFETY: the caller's promise.
-        unsafe {
-            let mut acc = [[_mm512_setzero_ps(); N]; STREAMS];
-            for i in 0..group.steps {
-                fetch(i);
-                let x = group.x.map(|x| &*x.add(i));
-                for r in 0..STREAMS {
-                    let w = group.w[r].add(i * Self::BYTES);
-                    let (q, scale) = (elements(&tables, w), scales(w));
-                    for n in 0..N {
-                        let mut dot = _mm512_load_si512(x[n].sums.as_ptr().cast());
-                        for j in 0..4 {
-                            dot = M::mac(dot, q[j], _mm512_load_si512(x[n].qs[j].as_ptr().cast()));
-                        }
-                        let t = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale);
-                        acc[r][n] = _mm512_fmadd_ps(t, _mm512_set1_ps(*group.d[n].add(i)), acc[r][n]);
-                    }
-                }
-            }
-            acc
+        unsafe { few::products::<Self, M, N>(group, fetch) }
+    }
+}
+
+impl Unpack for Q6K {
+    type Tables = Tables;
+
+    #[inline(always)]
+    fn tables() -> Tables {
+        let (half, part, rest) = (|l: i32| l / 8, |l: i32| l / 2 % 4, |l: i32| l % 2);
+        let nibbles = |j: i32| lanes(|l| 16 * half(l) + 8 * (part(l) % 2) + 4 * rest(l) + j);
+        let high = |j: i32| lanes(|l| 8 * half(l) + 4 * rest(l) + j);
+        Tables {
+            nibbles: [nibbles(0), nibbles(1), nibbles(2), nibbles(3)],
+            down: lanes(|l| part(l) / 2 * 4),
+            high: [high(0), high(1), high(2), high(3)],
+            up: lanes(|l| (4 - 2 * part(l)).rem_euclid(32)),
         }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack(tables: &Tables, w: *const u8) -> ([__m512i; 4], __m512) {
+        // SAFETY: the caller's promise.
+        unsafe { (elements(tables, w), scales(w)) }
     }
 }
 
