@@ -33,6 +33,10 @@ pub(super) struct Arranged {
     pub d: [f32; 16],
 }
 
+impl Arranged {
+    const ZERO: Arranged = Arranged { qs: [[0; 64]; 4], sums: [0; 16], d: [0.0; 16] };
+}
+
 /// A format with a kernel of its own, in steps of 256 elements.
 pub(super) trait Steps {
     /// Bytes of a step.
@@ -130,15 +134,14 @@ pub(super) fn few<M: Multiply, B: Steps>(s: Avx512<M>, args: &Args<'_>) {
     });
 }
 
-/// A step of activations, with its scales, one or eight, and sums of 16.
+/// Arranges a step of activations, with its scales, one or eight, and sums of 16.
 ///
 /// # Safety
 /// The machine has AVX-512 F.
 #[inline(always)]
-unsafe fn arrange<B: Steps>(qs: &[i8; STEP], d: &[f32], sums: &[i16; STEP / SUM]) -> Arranged {
-    let d = std::array::from_fn(|lane| d[lane * d.len() / 16]);
-    let mut to = Arranged { qs: [[0; 64]; 4], sums: B::sums(sums), d };
+unsafe fn arrange<B: Steps>(to: &mut Arranged, qs: &[i8; STEP], d: &[f32], sums: &[i16; STEP / SUM]) {
     let (parts, _) = qs.as_chunks::<64>();
+    to.sums = B::sums(sums);
     // SAFETY: registers of 64 bytes.
     unsafe {
         let part = |p: usize| {
@@ -149,14 +152,21 @@ unsafe fn arrange<B: Steps>(qs: &[i8; STEP], d: &[f32], sums: &[i16; STEP / SUM]
             |a, b| _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
             |a, b| _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b),
         );
-        let (a, b, c, d) = (part(0), part(1), part(2), part(3));
-        let halves = [(low(a, b), low(c, d)), (high(a, b), high(c, d))];
+        let (a, b, c, e) = (part(0), part(1), part(2), part(3));
+        let halves = [(low(a, b), low(c, e)), (high(a, b), high(c, e))];
         for (to, (ab, cd)) in to.qs.chunks_exact_mut(2).zip(halves) {
             _mm512_store_si512(to[0].as_mut_ptr().cast(), _mm512_shuffle_i32x4::<0b10_00_10_00>(ab, cd));
             _mm512_store_si512(to[1].as_mut_ptr().cast(), _mm512_shuffle_i32x4::<0b11_01_11_01>(ab, cd));
         }
+        let d = match d.first_chunk::<8>() {
+            Some(eight) => {
+                let eight = _mm512_castps256_ps512(_mm256_loadu_ps(eight.as_ptr()));
+                _mm512_permutexvar_ps(lanes(|l| l / 2), eight)
+            }
+            None => _mm512_set1_ps(d[0]),
+        };
+        _mm512_store_ps(to.d.as_mut_ptr(), d);
     }
-    to
 }
 
 /// All rows of weights against `N` activation rows from `first` on. Where there are fewer, the last is computed again.
@@ -173,14 +183,16 @@ impl<M: Multiply, B: Steps, const N: usize> Kernel<Avx512<M>> for Pass<'_, B, N>
         let (a, x) = (self.args, &self.args.x);
         let steps = x.k / STEP;
         let rows: [usize; N] = std::array::from_fn(|n| (self.first + n).min(x.rows - 1));
-        self.room.clear();
-        for t in rows {
+        if self.room.len() < N * steps {
+            self.room.resize(N * steps, Arranged::ZERO);
+        }
+        for (t, to) in rows.into_iter().zip(self.room.chunks_exact_mut(steps.max(1))) {
             let (qs, _) = x.qs[t * x.k..(t + 1) * x.k].as_chunks();
             let (sums, _) = x.sums[t * x.k / SUM..(t + 1) * x.k / SUM].as_chunks();
             let d = x.d[t * x.k / B::ACT..(t + 1) * x.k / B::ACT].chunks_exact(STEP / B::ACT);
-            for ((qs, sums), d) in qs.iter().zip(sums).zip(d) {
+            for (to, ((qs, sums), d)) in to.iter_mut().zip(qs.iter().zip(sums).zip(d)) {
                 // SAFETY: the machine has what `s` proves.
-                self.room.push(unsafe { arrange::<B>(qs, d, sums) });
+                unsafe { arrange::<B>(to, qs, d, sums) };
             }
         }
         let apart = a.n_w / STREAMS;
