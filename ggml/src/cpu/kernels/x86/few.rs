@@ -50,7 +50,10 @@ pub(super) trait Steps {
 
     /// What a step's sums of 16 activations become.
     fn sums(sums: &[i16; STEP / SUM]) -> [i32; 16];
+}
 
+/// How they are multiplied.
+pub(super) trait Products: Steps {
     /// Of every row of weights and every row of activations, lanes that add up to their product. `fetch` is called for every step.
     ///
     /// # Safety
@@ -83,35 +86,33 @@ pub(super) trait Unpack: Steps {
     unsafe fn unpack(tables: &Self::Tables, w: *const u8) -> ([__m512i; 4], __m512);
 }
 
-/// [`Steps::products`] of such a format.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-pub(super) unsafe fn products<U: Unpack, M: Multiply, const N: usize>(
-    group: &Group<N>,
-    fetch: impl Fn(usize),
-) -> [[__m512; N]; STREAMS] {
-    let tables = U::tables();
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut acc = [[_mm512_setzero_ps(); N]; STREAMS];
-        for i in 0..group.steps {
-            fetch(i);
-            let x = group.x.map(|x| &*x.add(i));
-            for r in 0..STREAMS {
-                let (q, scale) = U::unpack(&tables, group.w[r].add(i * U::BYTES));
-                for n in 0..N {
-                    let mut dot = _mm512_load_si512(x[n].sums.as_ptr().cast());
-                    for j in 0..4 {
-                        dot = M::mac(dot, q[j], _mm512_load_si512(x[n].qs[j].as_ptr().cast()));
+impl<U: Unpack> Products for U {
+    #[inline(always)]
+    unsafe fn products<M: Multiply, const N: usize>(
+        group: &Group<N>,
+        fetch: impl Fn(usize),
+    ) -> [[__m512; N]; STREAMS] {
+        let tables = U::tables();
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut acc = [[_mm512_setzero_ps(); N]; STREAMS];
+            for i in 0..group.steps {
+                fetch(i);
+                let x = group.x.map(|x| &*x.add(i));
+                for r in 0..STREAMS {
+                    let (q, scale) = U::unpack(&tables, group.w[r].add(i * U::BYTES));
+                    for n in 0..N {
+                        let mut dot = _mm512_load_si512(x[n].sums.as_ptr().cast());
+                        for j in 0..4 {
+                            dot = M::mac(dot, q[j], _mm512_load_si512(x[n].qs[j].as_ptr().cast()));
+                        }
+                        let t = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale);
+                        acc[r][n] = _mm512_fmadd_ps(t, _mm512_load_ps(x[n].d.as_ptr()), acc[r][n]);
                     }
-                    let t = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale);
-                    acc[r][n] = _mm512_fmadd_ps(t, _mm512_load_ps(x[n].d.as_ptr()), acc[r][n]);
                 }
             }
+            acc
         }
-        acc
     }
 }
 
@@ -121,7 +122,7 @@ thread_local! {
 }
 
 /// All rows of weights against all activation rows.
-pub(super) fn few<M: Multiply, B: Steps>(s: Avx512<M>, args: &Args<'_>) {
+pub(super) fn few<M: Multiply, B: Products>(s: Avx512<M>, args: &Args<'_>) {
     ROOM.with_borrow_mut(|room| {
         for first in (0..args.x.rows).step_by(PASS) {
             let block = PhantomData::<B>;
@@ -177,7 +178,7 @@ struct Pass<'a, B, const N: usize> {
     room: &'a mut Vec<Arranged>,
 }
 
-impl<M: Multiply, B: Steps, const N: usize> Kernel<Avx512<M>> for Pass<'_, B, N> {
+impl<M: Multiply, B: Products, const N: usize> Kernel<Avx512<M>> for Pass<'_, B, N> {
     #[inline(always)]
     fn run(self, s: Avx512<M>) {
         let (a, x) = (self.args, &self.args.x);

@@ -8,9 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use super::super::matvec::{STEP, STREAMS};
-use super::avx512::{Multiply, lanes};
-use super::few::{self, Group, Steps, Unpack};
+use super::super::matvec::STEP;
+use super::avx512::lanes;
+use super::few::{Steps, Unpack};
 use crate::act::SUM;
 
 /// The format.
@@ -33,15 +33,6 @@ impl Steps for Q40 {
         std::array::from_fn(
             |l| if l % 2 == 0 { -8 * (i32::from(sums[l]) + i32::from(sums[l + 1])) } else { 0 },
         )
-    }
-
-    #[inline(always)]
-    unsafe fn products<M: Multiply, const N: usize>(
-        group: &Group<N>,
-        fetch: impl Fn(usize),
-    ) -> [[__m512; N]; STREAMS] {
-        // SAFETY: the caller's promise.
-        unsafe { few::products::<Self, M, N>(group, fetch) }
     }
 }
 

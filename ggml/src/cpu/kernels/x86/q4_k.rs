@@ -14,7 +14,7 @@ use std::hint::black_box;
 
 use super::super::matvec::{STEP, STREAMS};
 use super::avx512::{Multiply, lanes};
-use super::few::{Group, Steps};
+use super::few::{Group, Products, Steps};
 use crate::act::SUM;
 
 /// The format.
@@ -77,7 +77,9 @@ impl Steps for Q4K {
         let of_32: [i16; 8] = std::array::from_fn(|g| sums[2 * g] + sums[2 * g + 1]);
         bytemuck::cast([of_32; STREAMS])
     }
+}
 
+impl Products for Q4K {
     #[inline(always)]
     unsafe fn products<M: Multiply, const N: usize>(
         group: &Group<N>,

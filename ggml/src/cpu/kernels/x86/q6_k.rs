@@ -9,9 +9,9 @@
 
 use std::arch::x86_64::*;
 
-use super::super::matvec::{STEP, STREAMS};
-use super::avx512::{Multiply, lanes};
-use super::few::{self, Group, Steps, Unpack};
+use super::super::matvec::STEP;
+use super::avx512::lanes;
+use super::few::{Steps, Unpack};
 use crate::act::SUM;
 
 /// The format.
@@ -47,15 +47,6 @@ impl Steps for Q6K {
     /// Where the sums of products begin.
     fn sums(sums: &[i16; STEP / SUM]) -> [i32; 16] {
         sums.map(|sum| -32 * i32::from(sum))
-    }
-
-    #[inline(always)]
-    unsafe fn products<M: Multiply, const N: usize>(
-        group: &Group<N>,
-        fetch: impl Fn(usize),
-    ) -> [[__m512; N]; STREAMS] {
-        // SAFETY: the caller's promise.
-        unsafe { few::products::<Self, M, N>(group, fetch) }
     }
 }
 
