@@ -1,11 +1,13 @@
 //! What runs a graph. The CPU is one backend, a GPU another, the scalar [`crate::reference`] a third; one
 //! conformance test holds them all to the reference.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cache::{Cache, ChunkMemory, LayerCache};
 use crate::error::{Error, Result};
-use crate::graph::{BufId, Graph, Row, Tally, TallyId, WeightId};
+use crate::graph::{BufId, Graph, Row, SelId, Tally, TallyId, WeightId};
+use crate::tensor::Tensor;
 
 /// A device that compiles and runs graphs.
 pub trait Backend: Send + Sync {
@@ -30,6 +32,19 @@ pub trait Backend: Send + Sync {
         Cache::in_memories(layers, capacity, vec![self.memory()], &vec![0; layers.len()])
     }
 
+    /// So many bytes of its memory for experts that come and go, if it can compute with such ([`Share::slots`]).
+    ///
+    /// # Errors
+    /// If it has no room for them.
+    fn slot_memory(&self, _bytes: usize) -> Result<Option<Arc<dyn SlotMemory>>> {
+        Ok(None)
+    }
+
+    /// What has become of [slots](crate::hybrid::Slotting) so far, if it has such.
+    fn slot_use(&self) -> Option<SlotUse> {
+        None
+    }
+
     /// Compiles a share of a graph for batches of up to `max_rows` rows over a cache with the given layers.
     ///
     /// # Errors
@@ -52,7 +67,7 @@ pub trait Backend: Send + Sync {
 }
 
 /// The operations of a graph that one program runs, where several share it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Share {
     /// Operations in order, in parts; between parts, others may run.
     pub parts: Vec<Vec<usize>>,
@@ -60,6 +75,77 @@ pub struct Share {
     pub seams: Vec<Seam>,
     /// What a backend with a memory of its own leaves in the host's.
     pub streamed: Streamed,
+    /// Selections that others write before a part.
+    pub choices: Vec<(usize, SelId)>,
+    /// Mixtures, by their operations, that are computed with what is in slots, in batches of up to [`SLOT_ROWS`] rows. In longer ones
+    /// they do nothing.
+    pub slots: Vec<(usize, SlotStack)>,
+}
+
+/// Rows of a batch up to which experts are computed from slots: with more, a batch meets so many experts that most are elsewhere.
+pub const SLOT_ROWS: usize = 8;
+
+/// Slots that a mixture's experts may be in: what it chooses are numbers of slots, not of experts. A slot has the matrices of gate, up and
+/// down of one expert.
+#[derive(Clone)]
+pub struct SlotStack {
+    /// Where the slots are.
+    pub memory: Arc<dyn SlotMemory>,
+    /// Where in it each matrix of the first slot begins.
+    pub matrices: [usize; 3],
+    /// Bytes from one slot to the next.
+    pub stride: usize,
+}
+
+/// Memory of a device that matrices are brought to while it computes.
+pub trait SlotMemory: Send + Sync {
+    /// Where it begins, as the device knows it.
+    fn address(&self) -> u64;
+
+    /// Begins to bring pieces of tensors, given by their bytes, to places in it. They are copied after all that the device has been
+    /// told to do until now, and beside what it is told later. Nothing waits.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If a piece does not fit.
+    fn bring(&self, pieces: Vec<Piece>) -> Result<Box<dyn Arrival>>;
+}
+
+/// Bytes of a tensor, and where they are to go.
+#[derive(Clone)]
+pub struct Piece {
+    /// The tensor.
+    pub tensor: Tensor,
+    /// Its bytes.
+    pub bytes: Range<usize>,
+    /// The first byte in the memory.
+    pub to: usize,
+}
+
+/// Pieces on their way.
+pub trait Arrival: Send {
+    /// Whether all have come. Asks, and does not wait.
+    ///
+    /// # Errors
+    /// If they will not.
+    fn has_come(&self) -> Result<bool>;
+}
+
+/// What slots are and were good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotUse {
+    /// How many there are.
+    pub slots: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Chosen experts that were in one.
+    pub hits: u64,
+    /// Chosen experts that were not, in batches that slots are asked for.
+    pub misses: u64,
+    /// Experts that were brought to one.
+    pub brought: u64,
 }
 
 /// Weights of experts that are sent to a device whenever they are used, in pieces, and not kept there.
@@ -134,6 +220,23 @@ pub trait Program: Send {
     /// # Errors
     /// If there is no such buffer, or the device failed on the way.
     fn read(&self, buf: BufId) -> Result<Vec<f32>>;
+
+    /// The choices of all rows of the batch, by a router that has run.
+    ///
+    /// # Errors
+    /// If the backend does not hand them out.
+    fn chosen(&self, _sel: SelId) -> Result<Vec<(u32, f32)>> {
+        Err(Error::Unsupported("choices of this backend for others".into()))
+    }
+
+    /// Replaces the choices of all rows of the batch before the part that reads them ([`Share::choices`]).
+    /// Those with [`SKIPPED`](crate::graph::SKIPPED) for an expert are left out there.
+    ///
+    /// # Errors
+    /// If there are too many or too few, or the backend does not take them.
+    fn choose(&mut self, _sel: SelId, _chosen: &[(u32, f32)]) -> Result<()> {
+        Err(Error::Unsupported("choices of others on this backend".into()))
+    }
 
     /// Gives memory back that only runs need, because another program runs next. What could be read is lost, but for tallies.
     fn rest(&mut self) {}

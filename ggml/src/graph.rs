@@ -46,9 +46,13 @@ impl Weights {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BufId(pub(crate) u32);
 
-/// A buffer of chosen experts: per token row, `n_used` pairs of expert and weight.
+/// A buffer of chosen experts: per token row, `n_used` pairs of expert and weight. A pair with [`SKIPPED`] for an expert is left
+/// out by what reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SelId(pub(crate) u32);
+
+/// In place of a chosen expert: somebody else computes it.
+pub const SKIPPED: u32 = u32::MAX;
 
 /// Sums of squares that last from run to run, see [`SumSquares`](crate::ops::SumSquares).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -96,6 +96,17 @@ impl Program for Interpreter {
         self.parts.len()
     }
 
+    fn chosen(&self, sel: SelId) -> Result<Vec<(u32, f32)>> {
+        Ok(self.sels[sel.0 as usize].clone())
+    }
+
+    fn choose(&mut self, sel: SelId, chosen: &[(u32, f32)]) -> Result<()> {
+        let sel = &mut self.sels[sel.0 as usize];
+        check_values(chosen.len(), sel.len())?;
+        sel.copy_from_slice(chosen);
+        Ok(())
+    }
+
     fn read(&self, buf: BufId) -> Result<Vec<f32>> {
         self.bufs.get(buf.0 as usize).cloned().ok_or_else(|| Error::Batch("nothing has run yet".into()))
     }

@@ -148,7 +148,7 @@ struct SiluMulArgs {
 // Products of N rows with matrices; y[r][o] = bias[o] + sum over k of w[o][k] x[r][k], plus what y holds if add.
 // matvec_FORMAT_N and gate_up_FORMAT_N for N in 1, 2, 4, 8 with n_rows <= N. Grid ceil(n_out / MATVEC_OUT), groups; MATVEC_THREADS.
 // gate_up: y = silu(x w) * (x w_up), no bias, no add.
-// Group g takes matrix m = ids ? ids[g] : g at w + m * matrix_bytes, reads the activations of row r at
+// Group g takes matrix m = ids ? ids[g] : g at w + m * matrix_bytes, unless that is SKIPPED: then it does nothing. It reads the activations of row r at
 //   8-bit: row r * x_groups + g / x_div of q          (formats with blocks; k a multiple of the block)
 //   float: x.at + r * x.stride + (g / x_div) * x.head (F32, F16, BF16)
 // and writes y.at + r * y.stride + g * y.head + o.
@@ -170,6 +170,7 @@ struct MatvecArgs {
     u32 x_div;
     u32 add;
 };
+#define SKIPPED 0xffffffffu
 #define MATVEC_OUT 4
 #define MATVEC_THREADS 128
 
@@ -212,7 +213,7 @@ struct RouterArgs {
 };
 
 // group: sorts the pairs (row, choice) by expert, pairs of an expert in ascending order, and cuts each expert's run into tiles of at
-// most MATMUL_ROWS. Grid 1; 1024. The same result every time.
+// most MATMUL_ROWS. Pairs with SKIPPED for an expert are in no tile. Grid 1; 1024. The same result every time.
 struct GroupArgs {
     const u32* ids;  // [n_pairs]
     u32* order;      // [n_pairs]
@@ -233,7 +234,8 @@ struct CutArgs {
     u32 n;
 };
 
-// combine: y[r] += sum over j in order of weights[r * n_used + j] * out[r * n_used + j]. Grid ceil(n / 256), rows; 256.
+// combine: y[r] += sum over j in order of weights[r * n_used + j] * out[r * n_used + j]; where a weight is zero, nothing is read.
+// Grid ceil(n / 256), rows; 256.
 struct CombineArgs {
     const float* out;  // [rows * n_used, n]
     const float* weights;

@@ -205,6 +205,8 @@ KERNEL(combine, 256, CombineArgs) {
     const float* out = a.out + (u64)row * a.n_used * a.n + column;
     const float* weights = a.weights + (u64)row * a.n_used;
     float sum = *y;
-    for (u32 j = 0; j < a.n_used; j++) sum += weights[j] * out[(u64)j * a.n];
+    // Skipped pairs have no weight, and what is in their rows is nobody's.
+    for (u32 j = 0; j < a.n_used; j++)
+        if (weights[j] != 0.0f) sum += weights[j] * out[(u64)j * a.n];
     *y = sum;
 }

@@ -232,6 +232,7 @@ DEVICE void matvec(const MatvecArgs& a) {
     const u32 out = blockIdx.x * MATVEC_OUT + threadIdx.x / 32, group = blockIdx.y;
     if (out >= a.n_out) return;
     const u32 matrix = a.ids ? __ldg(a.ids + group) : group, x_group = group / a.x_div;
+    if (matrix == SKIPPED) return;
     const u8* w[M];
     w[0] = a.w + matrix * a.matrix_bytes + out * a.row_bytes;
     if (GATE_UP) w[M - 1] = a.w_up + matrix * a.matrix_bytes_up + out * a.row_bytes;

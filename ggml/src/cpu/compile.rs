@@ -31,7 +31,7 @@ pub(super) fn compile(
         c.p.part();
         part.iter().for_each(|&op| c.op(&graph.ops()[op]));
     }
-    c.p.finish(&share.seams)
+    c.p.finish(share)
 }
 
 struct Compiler<'g> {
@@ -189,8 +189,8 @@ impl Compiler<'_> {
             ActFormat::F32 => Input::Plain(hidden, n_ff),
             format => {
                 let slot = self.p.slot(n_ff, format, 1, n_used);
-                let uses = Uses::new([Resource::Region(hidden)], [Resource::Region(slot.region)]);
-                self.p.split_step(QuantizePairs { hidden, slot, n_used }, uses);
+                let uses = Uses::new([groups, Resource::Region(hidden)], [Resource::Region(slot.region)]);
+                self.p.split_step(QuantizePairs { hidden, slot, grouping }, uses);
                 Input::Q8(slot, 0)
             }
         };

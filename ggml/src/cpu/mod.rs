@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, Program, Share, check_rows, check_values};
 use crate::cache::{Cache, LayerCache};
 use crate::error::{Error, Result};
-use crate::graph::{BufId, Graph, Row, Rows, Tally, TallyId};
+use crate::graph::{BufId, Graph, Row, Rows, SelId, Tally, TallyId};
 use crate::memory::AlignedBuf;
 use crate::reference::check_tokens;
 use exec::{Exec, TallyPtr};
@@ -145,6 +145,13 @@ impl CpuProgram {
         let at = self.arena.as_ptr().cast::<f32>().wrapping_add(self.plan.offsets[buf.0 as usize]);
         Ok((at, rows * b.width))
     }
+
+    /// The choices of the batch: where, and how many.
+    fn choices(&self, sel: SelId) -> (*mut (u32, f32), usize) {
+        let at = self.plan.offsets[self.plan.first_sel + sel.0 as usize];
+        let at = self.arena.as_ptr().cast::<f32>().wrapping_add(at);
+        (at.cast(), self.batch.len() * self.graph.n_used(sel))
+    }
 }
 
 impl Program for CpuProgram {
@@ -203,6 +210,20 @@ impl Program for CpuProgram {
         let (at, len) = self.buffer(buf)?;
         // SAFETY: the buffer has room for the rows of the latest run, and nothing runs while `self` is borrowed.
         Ok(unsafe { std::slice::from_raw_parts(at, len) }.to_vec())
+    }
+
+    fn chosen(&self, sel: SelId) -> Result<Vec<(u32, f32)>> {
+        let (at, len) = self.choices(sel);
+        // SAFETY: the region has room for the choices of all rows, and nothing runs while `self` is borrowed.
+        Ok(unsafe { std::slice::from_raw_parts(at, len) }.to_vec())
+    }
+
+    fn choose(&mut self, sel: SelId, chosen: &[(u32, f32)]) -> Result<()> {
+        let (at, len) = self.choices(sel);
+        check_values(chosen.len(), len)?;
+        // SAFETY: as above.
+        unsafe { at.copy_from_nonoverlapping(chosen.as_ptr(), len) };
+        Ok(())
     }
 
     fn rest(&mut self) {

@@ -14,7 +14,7 @@ use super::exec::{Exec, RegionId, Scratch, Slot};
 use super::steps::matrix::Input;
 use crate::act::ActFormat;
 use crate::arena::{Life, place};
-use crate::backend::Seam;
+use crate::backend::{Seam, Share};
 use crate::graph::{Graph, Rows, TallyId, View};
 use crate::ops::Access;
 
@@ -328,10 +328,10 @@ impl<'g> Planner<'g> {
     }
 
     /// Places the regions and hands out the plan.
-    pub fn finish(self, seams: &[Seam]) -> Plan {
+    pub fn finish(self, share: &Share) -> Plan {
         let ends = self.parts.iter().skip(1).copied().chain([self.phases.len()]);
         let parts: Vec<_> = self.parts.iter().zip(ends).map(|(first, end)| *first..end).collect();
-        let lives = self.lives(&parts, seams);
+        let lives = self.lives(&parts, share);
         let (offsets, arena) = place(&self.regions, &lives);
         let scratch = self.phases.iter().map(|p| p.scratch(self.max_rows)).max().unwrap_or(0);
         Plan { phases: self.phases, parts, offsets, first_sel: self.first_sel, arena, scratch }
@@ -339,7 +339,7 @@ impl<'g> Planner<'g> {
 
     /// First and last phase of each region; inputs live from the start, outputs to the end, what others write or read from or
     /// to the part beside which they do.
-    fn lives(&self, parts: &[Range<usize>], seams: &[Seam]) -> Vec<Life> {
+    fn lives(&self, parts: &[Range<usize>], share: &Share) -> Vec<Life> {
         let mut lives: Vec<Life> = vec![None; self.regions.len()];
         let mut touch = |r: RegionId, p: usize| {
             let life = lives[r.0].get_or_insert((p, p));
@@ -351,7 +351,8 @@ impl<'g> Planner<'g> {
         }
         self.graph.inputs.iter().for_each(|b| touch(RegionId(b.0 as usize), 0));
         self.graph.outputs.iter().for_each(|b| touch(RegionId(b.0 as usize), usize::MAX));
-        for seam in seams {
+        share.choices.iter().for_each(|(part, sel)| touch(self.sel_region(*sel), parts[*part].start));
+        for seam in &share.seams {
             let phase = match *seam {
                 Seam::Before(part, _) => parts[part].start,
                 Seam::After(part, _) => parts[part].end.saturating_sub(1),

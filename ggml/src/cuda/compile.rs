@@ -23,7 +23,7 @@ use super::streamed::Buffers;
 use super::weights::Weights;
 use crate::act::{ActFormat, SUM};
 use crate::arena::Life;
-use crate::backend::{Seam, Share};
+use crate::backend::{Seam, Share, SlotMemory};
 use crate::cache::LayerCache;
 use crate::error::Result;
 use crate::graph::{BufId, Graph, Heads, Rows, SelId, Stack, View, WeightId};
@@ -45,6 +45,32 @@ pub(super) struct Region {
     pub rows: Rows,
     pub per_row: usize,
     pub fixed: usize,
+    /// Rows that there is room for at the most.
+    pub most: usize,
+}
+
+impl Region {
+    /// Floats for so many rows of the batch.
+    pub fn floats(&self, rows: usize) -> usize {
+        self.per_row * rows.min(self.most) + self.fixed
+    }
+}
+
+/// Where a selection has its ids, and behind them its weights: `n_used` of both for each row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sel {
+    pub region: RegionId,
+    n_used: usize,
+}
+
+impl Sel {
+    fn ids(self, l: &Launcher<'_>) -> DevicePtr {
+        l.at(self.region)
+    }
+
+    fn weights(self, l: &Launcher<'_>) -> DevicePtr {
+        self.ids(l) + 4 * u64::from(l.n(Rows::Tokens)) * self.n_used as u64
+    }
 }
 
 /// Rows of 8-bit activations in a region: `per_row` of them for each row of the batch.
@@ -67,6 +93,10 @@ pub(super) struct Plan {
     pub _keep: Vec<Arc<Memory>>,
     /// Sums and counts of each tally.
     pub tallies: Vec<(Memory, Memory)>,
+    /// Where selections are.
+    pub sels: Vec<Sel>,
+    /// Slots that steps name.
+    pub _slots: Vec<Arc<dyn SlotMemory>>,
     /// Whether the batches of few rows may be captured: all that changes between them lies in device memory.
     pub capturable: bool,
 }
@@ -121,7 +151,7 @@ impl Launcher<'_> {
     pub fn q8(&self, s: Slot) -> args::Q8 {
         let region = self.regions[s.region.0];
         let rows = if region.rows == Rows::Tokens { self.capacity.0 } else { self.capacity.1 };
-        let n = (rows * s.per_row * s.k) as u64;
+        let n = (rows.min(region.most) * s.per_row * s.k) as u64;
         // Kernels load integers and sums 16 bytes at a time, which rows of whole blocks keep aligned; scales come last.
         let qs = self.at(s.region);
         let sums = qs + n;
@@ -151,8 +181,10 @@ pub(super) struct Compiler<'g> {
     keep: Vec<Arc<Memory>>,
     tallies: Vec<(Memory, Memory)>,
     capturable: bool,
-    /// Where selections have their ids and their weights.
-    sels: Vec<(RegionId, RegionId)>,
+    sels: Vec<Sel>,
+    slots: Vec<Arc<dyn SlotMemory>>,
+    /// Rows that the regions of the operation at hand have room for at the most.
+    most: usize,
     /// Heads that have been quantized and not been written since.
     quantized: Vec<(Heads, Slot)>,
     /// Where in the share the operation is that is being compiled: its part, and its place in it.
@@ -177,7 +209,8 @@ pub(super) fn compile(
     weights: &Weights,
     share: &Share,
 ) -> Result<Plan> {
-    let region = |b: &crate::graph::Buf| Region { rows: b.rows, per_row: b.width, fixed: 0 };
+    let region =
+        |b: &crate::graph::Buf| Region { rows: b.rows, per_row: b.width, fixed: 0, most: usize::MAX };
     let regions: Vec<Region> = graph.bufs.iter().map(region).collect();
     let mut c = Compiler {
         graph,
@@ -191,6 +224,8 @@ pub(super) fn compile(
         tallies: vec![],
         capturable: true,
         sels: vec![],
+        slots: vec![],
+        most: usize::MAX,
         quantized: vec![],
         part: (0, 0),
         step: 0,
@@ -200,9 +235,8 @@ pub(super) fn compile(
     };
     c.buffers = c.stream_buffers()?;
     for &n_used in &graph.sels {
-        let mut pairs = || c.region(Rows::Tokens, n_used, 0);
-        let sel = (pairs(), pairs());
-        c.sels.push(sel);
+        let region = c.region(Rows::Tokens, 2 * n_used, 0);
+        c.sels.push(Sel { region, n_used });
     }
     for t in &graph.tallies {
         let sums = weights.zeroed("sums of activations", 8 * t.groups * t.width)?;
@@ -215,11 +249,14 @@ pub(super) fn compile(
         let (first, first_op) = (c.steps.len(), c.step);
         for (i, &op) in part.iter().enumerate() {
             c.part = (p, i);
-            c.compile(&graph.ops()[op])?;
+            c.compile(op)?;
             c.uses(&graph.ops()[op]);
             c.step += 1;
         }
         parts.push(first..c.steps.len());
+        share.choices.iter().filter(|(part, _)| *part == p).for_each(|(_, sel)| {
+            c.touch_from(c.sel(*sel).region, first_op);
+        });
         for seam in &share.seams {
             match *seam {
                 Seam::Before(part, b) if part == p => c.touch_from(buf(b), first_op),
@@ -230,12 +267,13 @@ pub(super) fn compile(
     }
     graph.inputs.iter().for_each(|b| c.touch_from(buf(*b), 0));
     graph.outputs.iter().for_each(|b| c.touch_from(buf(*b), usize::MAX));
-    let Compiler { steps, regions, lives, keep, tallies, capturable, .. } = c;
-    Ok(Plan { steps, parts, regions, lives, _keep: keep, tallies, capturable })
+    let Compiler { steps, regions, lives, keep, tallies, sels, slots, capturable, .. } = c;
+    Ok(Plan { steps, parts, regions, lives, _keep: keep, tallies, sels, _slots: slots, capturable })
 }
 
 impl Compiler<'_> {
-    fn compile(&mut self, op: &Op) -> Result<()> {
+    fn compile(&mut self, i: usize) -> Result<()> {
+        let op = &self.graph.ops()[i];
         // What has been quantized and is now written is stale. No operation writes what it reads quantized.
         let writes = access(op).writes;
         self.quantized.retain(|q| !writes.iter().any(|w| w.overlaps(q.0.span())));
@@ -263,13 +301,17 @@ impl Compiler<'_> {
             Op::Attention(o) => self.attention(o),
             Op::MlaNaive(o) => self.mla_naive(o),
             Op::Router(o) => self.router(o),
-            Op::Experts(o) => self.experts(o),
+            Op::Experts(o) => self.experts(o, i),
         }
     }
 
     /// A new region.
     fn region(&mut self, rows: Rows, per_row: usize, fixed: usize) -> RegionId {
-        self.regions.push(Region { rows, per_row, fixed });
+        self.region_of(Region { rows, per_row, fixed, most: usize::MAX })
+    }
+
+    fn region_of(&mut self, region: Region) -> RegionId {
+        self.regions.push(region);
         self.lives.push(None);
         RegionId(self.regions.len() - 1)
     }
@@ -284,8 +326,7 @@ impl Compiler<'_> {
         let a = access(op);
         a.reads.iter().chain(&a.writes).for_each(|v| self.touch(buf(v.buf)));
         for s in a.sel_reads.iter().chain(&a.sel_writes) {
-            let (ids, weights) = self.sel(*s);
-            [ids, weights].into_iter().for_each(|r| self.touch(r));
+            self.touch(self.sel(*s).region);
         }
     }
 
@@ -294,7 +335,7 @@ impl Compiler<'_> {
         *life = (life.0.min(at), life.1.max(at));
     }
 
-    fn sel(&self, s: SelId) -> (RegionId, RegionId) {
+    fn sel(&self, s: SelId) -> Sel {
         self.sels[s.0 as usize]
     }
 

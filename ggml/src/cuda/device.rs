@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::{Arc, Mutex};
 
 use super::driver::{DevicePtr, Driver, Handle};
-use super::staging::Staging;
+use super::staging::{HALF, Staging};
 use crate::error::{Error, Result};
 
 /// The oldest devices that the kernels run on: Ampere.
@@ -269,7 +269,7 @@ impl Device {
         let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
         let staging = match &mut *staging {
             Some(s) => s,
-            none => none.insert(Staging::new(self)?),
+            none => none.insert(Staging::new(self, HALF, true)?),
         };
         staging.upload(self, stream, to.at + at as u64, bytes)
     }

@@ -94,6 +94,7 @@ functions! {
     event_destroy = "cuEventDestroy_v2"(Handle);
     event_record = "cuEventRecord"(Handle, Handle);
     event_wait = "cuEventSynchronize"(Handle);
+    event_query = "cuEventQuery"(Handle);
     module_load = "cuModuleLoadData"(*mut Handle, *const c_void);
     module_unload = "cuModuleUnload"(Handle);
     module_function = "cuModuleGetFunction"(*mut Handle, Handle, *const c_char);

@@ -9,6 +9,7 @@
 //! | `args` | what kernels take |
 //! | `weights` | tensors on the device |
 //! | `streamed` | tensors that pass through it, piece by piece |
+//! | `slots` | memory that experts are brought to meanwhile |
 //! | `compile` | operations to launches |
 //! | `program` | memory of a compiled graph, batches, recorded steps |
 //!
@@ -23,13 +24,14 @@ mod measure;
 mod modules;
 mod naive;
 mod program;
+mod slots;
 mod staging;
 mod streamed;
 mod weights;
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, Program, Share};
+use crate::backend::{Backend, Program, Share, SlotMemory};
 use crate::cache::{ChunkMemory, DeviceChunk, LayerCache};
 use crate::cpu::check_cache_types;
 use crate::error::Result;
@@ -93,6 +95,10 @@ impl Backend for Cuda {
         check_cache_types(layers)?;
         let Cuda { device, modules, weights } = self;
         Ok(Box::new(CudaProgram::new(device, modules, weights, graph, layers, max_rows, share)?))
+    }
+
+    fn slot_memory(&self, bytes: usize) -> Result<Option<Arc<dyn SlotMemory>>> {
+        Ok(Some(Arc::new(slots::Slots::new(&self.device, bytes)?)))
     }
 
     // The naive form decodes its matrices to F32, and expands all keys for every batch.

@@ -16,7 +16,7 @@ use crate::arena::place;
 use crate::backend::{Program, Share, check_rows, check_values};
 use crate::cache::{CHUNK, Cache, LayerCache};
 use crate::error::{Error, Result};
-use crate::graph::{BufId, Graph, Row, Rows, Tally, TallyId};
+use crate::graph::{BufId, Graph, Row, Rows, SKIPPED, SelId, Tally, TallyId};
 use crate::ops::Op;
 use crate::reference::check_tokens;
 
@@ -39,6 +39,8 @@ pub(super) struct CudaProgram {
     max_chunks: usize,
     places: Vec<DevicePtr>,
     batch: BatchMemory,
+    /// Choices by others for batches of few rows, on their way: of each selection ids, and then weights.
+    choices: Pinned,
     scratch: Option<Scratch>,
     /// The layer and dimensions (keys, values, heads) of latent attention in its naive form.
     naive: Option<[usize; 3]>,
@@ -139,6 +141,7 @@ impl CudaProgram {
             _ => None,
         });
         let max_chunks = 2 * max_rows.div_ceil(CHUNK) + 2;
+        let choices = graph.sels.iter().map(|n| 4 * 2 * n * FEW).sum();
         let mut program = CudaProgram {
             recorded: HashMap::new(),
             device: device.clone(),
@@ -151,6 +154,7 @@ impl CudaProgram {
             max_rows,
             max_chunks,
             batch: BatchMemory::new(device, max_rows, max_chunks)?,
+            choices: Pinned::new(device, choices)?,
             scratch: None,
             naive,
             cache_layers: own.iter().filter_map(|op| layer_of(op)).collect(),
@@ -175,13 +179,13 @@ impl CudaProgram {
             return Ok(());
         }
         arena.memory = None;
-        let of = |r: &super::compile::Region| if r.rows == kind { r.per_row * rows + r.fixed } else { 0 };
+        let of = |r: &super::compile::Region| if r.rows == kind { r.floats(rows) } else { 0 };
         let sizes: Vec<usize> = self.plan.regions.iter().map(of).collect();
         let (places, len) = place(&sizes, &self.plan.lives);
         // Zeros, as on every backend: columns that nothing writes may be read.
         let memory = self.device.zeroed("activations", 4 * len)?;
         for (i, region) in self.plan.regions.iter().enumerate().filter(|(_, r)| r.rows == kind) {
-            debug_assert!(region.per_row * rows + region.fixed == sizes[i]);
+            debug_assert!(region.floats(rows) == sizes[i]);
             self.places[i] = memory.at() + 4 * places[i] as u64;
         }
         arena.rows = rows;
@@ -205,7 +209,7 @@ impl CudaProgram {
             None => None,
         };
         let rows = self.batch.rows;
-        let bytes = self.batch.host.as_mut_slice();
+        let bytes = self.batch.host.part_mut(0..self.batch.device.len());
         let (lists, addresses) = bytes.split_at_mut(4 * LISTS * rows);
         let lists: &mut [u32] = bytemuck::cast_slice_mut(lists);
         let addresses: &mut [u64] = bytemuck::cast_slice_mut(addresses);
@@ -418,6 +422,26 @@ impl Program for CudaProgram {
     fn run_part(&mut self, part: usize, _cache: &mut Cache) -> Result<()> {
         self.device.enter()?;
         self.launch(part)
+    }
+
+    fn choose(&mut self, sel: SelId, chosen: &[(u32, f32)]) -> Result<()> {
+        let n_used = self.graph.n_used(sel);
+        check_values(chosen.len(), self.n_rows.0 * n_used)?;
+        let weight = |c: &(u32, f32)| if c.0 == SKIPPED { 0.0 } else { c.1 };
+        let words = chosen.iter().map(|c| c.0).chain(chosen.iter().map(|c| weight(c).to_bits()));
+        let at = self.places[self.plan.sels[sel.0 as usize].region.0];
+        self.device.enter()?;
+        if self.n_rows.0 > FEW {
+            let words: Vec<u32> = words.collect();
+            let memory = self.tokens.memory.as_ref().ok_or_else(|| Error::Batch("no memory".into()))?;
+            return memory.write((at - memory.at()) as usize, bytemuck::cast_slice(&words));
+        }
+        // The device has read what was here for the batch before: `send` waited for that.
+        let first: usize = self.graph.sels[..sel.0 as usize].iter().map(|n| 2 * n * FEW).sum();
+        let bytes = 4 * first..4 * (first + 2 * chosen.len());
+        let host: &mut [u32] = bytemuck::cast_slice_mut(self.choices.part_mut(bytes.clone()));
+        host.iter_mut().zip(words).for_each(|(to, word)| *to = word);
+        self.choices.send(Stream::Compute, bytes, at)
     }
 
     fn read(&self, buf: BufId) -> Result<Vec<f32>> {

@@ -29,10 +29,11 @@ impl Pinned {
         Ok(Pinned { device: device.clone(), at, len })
     }
 
-    /// The bytes, to be changed. Nothing in a stream may be reading them.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: `len` initialized bytes that this owns.
-        unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.len) }
+    /// Some of its bytes, to be changed. Nothing in a stream may be reading them.
+    pub fn part_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.len, "bytes beyond the end");
+        // SAFETY: initialized bytes that this owns, as just checked.
+        unsafe { std::slice::from_raw_parts_mut(self.at.cast::<u8>().add(range.start), range.len()) }
     }
 
     /// Copies `range` of it to the device in a stream's order. It must not be changed before the stream got there.
@@ -102,6 +103,18 @@ impl Event {
         d.check("recording an event", rc)
     }
 
+    /// Whether that point has been passed. Does not wait.
+    pub fn is_over(&self) -> Result<bool> {
+        const NOT_READY: i32 = 600;
+        let d = &self.device;
+        d.enter()?;
+        // SAFETY: the event is alive.
+        match unsafe { (d.driver().call.event_query)(self.handle) } {
+            NOT_READY => Ok(false),
+            rc => d.check("asking for an event", rc).map(|()| true),
+        }
+    }
+
     /// Lets what is put into `stream` from now on wait for it, as it has been recorded until now.
     pub fn hold(&self, stream: Stream) -> Result<()> {
         let d = &self.device;
@@ -122,6 +135,10 @@ impl Drop for Event {
 
 /// Two halves of pinned memory: one is filled while the device reads the other.
 pub(super) struct Staging {
+    /// Bytes of a half.
+    half: usize,
+    /// Whether many threads fill it.
+    parallel: bool,
     at: [Handle; 2],
     /// Recorded when the device has read that half.
     free: [Handle; 2],
@@ -129,12 +146,20 @@ pub(super) struct Staging {
     next: usize,
 }
 
+// SAFETY: handles of the driver API may be used from any thread, and the memory is its own.
+unsafe impl Send for Staging {}
+
 /// Bytes of a half: large enough for the bus, small beside anything worth uploading.
 pub(super) const HALF: usize = 16 << 20;
 
 impl Staging {
-    pub fn new(device: &Device) -> Result<Staging> {
-        let mut s = Staging { at: [ptr::null_mut(); 2], free: [ptr::null_mut(); 2], next: 0 };
+    /// Halves of so many bytes, which one thread fills or many.
+    ///
+    /// # Errors
+    /// If the driver does not give them.
+    pub fn new(device: &Device, half: usize, parallel: bool) -> Result<Staging> {
+        let (at, free) = ([ptr::null_mut(); 2], [ptr::null_mut(); 2]);
+        let mut s = Staging { half, parallel, at, free, next: 0 };
         match s.fill(device) {
             Ok(()) => Ok(s),
             Err(e) => {
@@ -146,7 +171,7 @@ impl Staging {
 
     fn fill(&mut self, device: &Device) -> Result<()> {
         for (at, free) in self.at.iter_mut().zip(&mut self.free) {
-            *at = pinned(device, HALF)?;
+            *at = pinned(device, self.half)?;
             *free = new_event(device)?;
         }
         Ok(())
@@ -156,17 +181,20 @@ impl Staging {
     pub fn upload(&mut self, device: &Device, stream: Stream, to: DevicePtr, bytes: &[u8]) -> Result<()> {
         use rayon::prelude::*;
         let (call, stream) = (&device.driver().call, device.handle(stream));
-        for (i, piece) in bytes.chunks(HALF).enumerate() {
+        for (i, piece) in bytes.chunks(self.half).enumerate() {
             let (at, free) = (self.at[self.next], self.free[self.next]);
             // SAFETY: the event is alive; one never recorded is waited for no time at all.
             device.check("uploading", unsafe { (call.event_wait)(free) })?;
             // SAFETY: the half has room, nobody else has it, and the device has read what was there.
             let half = unsafe { std::slice::from_raw_parts_mut(at.cast::<u8>(), piece.len()) };
             const SHARE: usize = 1 << 20;
-            half.par_chunks_mut(SHARE)
-                .zip(piece.par_chunks(SHARE))
-                .for_each(|(to, from)| to.copy_from_slice(from));
-            let to = to + (i * HALF) as u64;
+            if self.parallel {
+                let pieces = half.par_chunks_mut(SHARE).zip(piece.par_chunks(SHARE));
+                pieces.for_each(|(to, from)| to.copy_from_slice(from));
+            } else {
+                half.copy_from_slice(piece);
+            }
+            let to = to + (i * self.half) as u64;
             // SAFETY: the caller has room for all of `bytes`; the half is left alone until the event says so.
             let rc = unsafe { (call.to_device_async)(to, at, piece.len(), stream) };
             device.check("uploading", rc)?;

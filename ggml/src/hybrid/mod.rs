@@ -5,18 +5,23 @@
 //! shared expert on a device while the processor computes the chosen ones. For that, experts that are computed elsewhere than
 //! the stream that they are added to sum into a buffer of their own, which is added later.
 //!
+//! Memory that is left on a device is slots for experts of the host, which come and go: see `slots`. The chosen experts of a row are then
+//! computed in two places, those in slots on the device of their layer, the others where they lie.
+//!
 //! Long batches may be placed otherwise than short ones: experts are then sent to a device, piece by piece, instead of being
 //! computed where they lie. There are two schedules for that, and a program of each backend for both; they share the cache.
 
 mod schedule;
+mod slots;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::backend::{Backend, Program, Share, Streamed};
+use crate::backend::{Backend, Program, SLOT_ROWS, Share, SlotUse, Streamed};
 use crate::cache::{Cache, LayerCache};
 use crate::error::{Error, Result};
 use crate::graph::{BufId, Graph, Row, Rows, Tally, TallyId, WeightId};
-use schedule::{Action, Schedule};
+use schedule::{Action, Mixture, Places, Schedule};
+use slots::Slots;
 
 /// Which backend has what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +32,17 @@ pub struct Placement {
     pub layers: Vec<usize>,
     /// What is otherwise for long batches.
     pub streaming: Option<Streaming>,
+    /// What of each backend's memory is for slots; backends beyond the end have none.
+    pub slots: Vec<Slotting>,
+}
+
+/// Memory of a backend for experts that are elsewhere otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slotting {
+    /// Bytes.
+    pub bytes: usize,
+    /// Slots at the most.
+    pub most: usize,
 }
 
 /// Experts that are sent to another backend for batches of many rows.
@@ -44,6 +60,15 @@ pub struct Streaming {
 pub struct Hybrid {
     backends: Vec<Arc<dyn Backend>>,
     placement: Placement,
+    /// Made with the first program, and shared by all.
+    slots: Mutex<Option<Shared>>,
+}
+
+/// Slots that several programs have.
+type Shared = Arc<Mutex<Slots>>;
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Hybrid {
@@ -57,7 +82,33 @@ impl Hybrid {
         if highest.is_some_and(|b| *b >= backends.len()) || backends.is_empty() {
             return Err(Error::Unsupported(format!("a placement on more than {} backends", backends.len())));
         }
-        Ok(Hybrid { backends, placement })
+        Ok(Hybrid { backends, placement, slots: Mutex::default() })
+    }
+
+    /// What is done where and when, and the slots for it, if there are such.
+    fn scheduled(&self, graph: &Graph, ops: &[usize], weights: &[usize]) -> Result<(Schedule, Option<Shared>)> {
+        let host: Vec<bool> = self.backends.iter().map(|b| b.memory().is_none()).collect();
+        let with = |slotted: &dyn Fn(WeightId, usize) -> bool| {
+            let places = Places { weights, layers: &self.placement.layers, host: &host, slotted };
+            schedule::schedule(graph, &places, ops)
+        };
+        let room = |b: usize| self.placement.slots.get(b).is_some_and(|s| s.bytes > 0 && s.most > 0);
+        let possible = with(&|_, device| room(device))?;
+        if possible.mixtures.is_empty() {
+            return Ok((possible, None));
+        }
+        let mut made = locked(&self.slots);
+        let slots = match &*made {
+            Some(slots) => slots.clone(),
+            None => {
+                let memory = |b: usize, bytes| self.backends[b].slot_memory(bytes);
+                let slots = Slots::new(&possible.graph, &possible.mixtures, &self.placement.slots, memory)?;
+                made.insert(Arc::new(Mutex::new(slots))).clone()
+            }
+        };
+        // Those of a size for which there is no room have none.
+        let has = |gate, _| locked(&slots).stack(gate).is_some();
+        Ok((with(&has)?, Some(slots)))
     }
 
     /// A program of batches of up to `max_rows` rows where `weights` lie like this, those that are elsewhere otherwise being sent.
@@ -68,8 +119,12 @@ impl Hybrid {
         max_rows: usize,
         weights: &[usize],
     ) -> Result<HybridProgram> {
-        let Schedule { graph, mut shares, actions, homes } =
-            schedule::schedule(graph, weights, &self.placement.layers, ops)?;
+        let (mut schedule, slots) = self.scheduled(graph, ops, weights)?;
+        for m in &schedule.mixtures {
+            let stack = slots.as_ref().and_then(|s| locked(s).stack(m.gate()));
+            schedule.shares[m.device].slots.extend(stack.map(|stack| (m.op, stack)));
+        }
+        let Schedule { graph, mut shares, actions, homes, mixtures } = schedule;
         let buffer = self.placement.streaming.as_ref().map_or(0, |s| s.buffer);
         let moved = |b: usize| {
             let pairs = (0u32..).zip(weights.iter().zip(&self.placement.weights));
@@ -86,7 +141,7 @@ impl Hybrid {
                 _ => None,
             });
         }
-        Ok(HybridProgram { graph, programs, actions, homes, batch: (0, 0) })
+        Ok(HybridProgram { graph, programs, actions, homes, mixtures, slots, batch: (0, 0) })
     }
 }
 
@@ -102,6 +157,10 @@ impl Backend for Hybrid {
     fn cache(&self, layers: &[LayerCache], capacity: usize) -> Result<Cache> {
         let memories = self.backends.iter().map(|b| b.memory()).collect();
         Cache::in_memories(layers, capacity, memories, &self.placement.layers[..layers.len()])
+    }
+
+    fn slot_use(&self) -> Option<SlotUse> {
+        locked(&self.slots).as_ref().map(|slots| locked(slots).so_far())
     }
 
     fn compile_share(
@@ -193,6 +252,8 @@ struct HybridProgram {
     programs: Vec<Option<Box<dyn Program>>>,
     actions: Vec<Action>,
     homes: schedule::Homes,
+    mixtures: Vec<Mixture>,
+    slots: Option<Shared>,
     /// Tokens and outputs of the batch.
     batch: (usize, usize),
 }
@@ -214,7 +275,22 @@ impl HybridProgram {
                 let zeros = vec![0.0; rows * self.graph.width(buf)];
                 self.program(backend)?.write(buf, &zeros)
             }
+            Action::Split { mixture } => self.split(self.mixtures[mixture]),
         }
+    }
+
+    /// Says which of the chosen experts the host computes, and which the device.
+    fn split(&mut self, m: Mixture) -> Result<()> {
+        let Some(slots) = self.slots.clone() else { return Ok(()) };
+        let chosen = self.program(m.host)?.chosen(m.sel)?;
+        let Some(split) = locked(&slots).split(m.gate(), &chosen, self.batch.0 <= SLOT_ROWS) else {
+            return Ok(());
+        };
+        self.program(m.device)?.choose(m.sel, &split.device)?;
+        if split.host != chosen {
+            self.program(m.host)?.choose(m.sel, &split.host)?;
+        }
+        Ok(())
     }
 }
 
@@ -234,7 +310,14 @@ impl Program for HybridProgram {
     }
 
     fn run_part(&mut self, _part: usize, cache: &mut Cache) -> Result<()> {
-        (0..self.actions.len()).try_for_each(|i| self.act(self.actions[i], cache))
+        if let Some(slots) = &self.slots {
+            locked(slots).begin(self.batch.0);
+        }
+        (0..self.actions.len()).try_for_each(|i| self.act(self.actions[i], cache))?;
+        if let Some(slots) = &self.slots {
+            locked(slots).end();
+        }
+        Ok(())
     }
 
     fn n_parts(&self) -> usize {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::backend::{Seam, Share};
 use crate::error::Result;
-use crate::graph::{BufId, Graph, Rows, SelId, TallyId, View, WeightId};
+use crate::graph::{BufId, Graph, Rows, SelId, Stack, TallyId, View, WeightId};
 use crate::ops::{Access, Add, Experts, Op};
 
 /// One thing to do.
@@ -16,6 +16,39 @@ pub(super) enum Action {
     Move { buf: BufId, from: usize, to: usize },
     /// Fill a buffer with zeros.
     Clear { buf: BufId, backend: usize },
+    /// Divide the choices of a mixture between host and device.
+    Split { mixture: usize },
+}
+
+/// A mixture on the host some of whose experts may be in slots of the device that has the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mixture {
+    /// The device's operation.
+    pub op: usize,
+    pub host: usize,
+    pub device: usize,
+    pub sel: SelId,
+    /// Gate, up and down.
+    pub stacks: [Stack; 3],
+}
+
+impl Mixture {
+    /// What it is known by.
+    pub fn gate(&self) -> WeightId {
+        self.stacks[0].w
+    }
+}
+
+/// What is known about backends.
+pub(super) struct Places<'a> {
+    /// The backend of each weight.
+    pub weights: &'a [usize],
+    /// The backend of each layer of the cache.
+    pub layers: &'a [usize],
+    /// Whether a backend computes while it is told to, and not later.
+    pub host: &'a [bool],
+    /// Whether the experts of this gate have slots on a device.
+    pub slotted: &'a dyn Fn(WeightId, usize) -> bool,
 }
 
 /// Where things are to be found.
@@ -35,6 +68,7 @@ pub(super) struct Schedule {
     pub shares: Vec<Share>,
     pub actions: Vec<Action>,
     pub homes: Homes,
+    pub mixtures: Vec<Mixture>,
 }
 
 /// A run of operations on one backend, and what another does meanwhile.
@@ -44,24 +78,22 @@ struct Stage {
     meanwhile: Option<(usize, Vec<usize>)>,
 }
 
-/// Makes the schedule of some operations, in order, given the backends of weights and of the layers of the cache.
+/// Makes the schedule of some operations, in order.
 ///
 /// # Errors
 /// If an operation that has to be added does not fit the graph.
-pub(super) fn schedule(
-    graph: &Graph,
-    weights: &[usize],
-    layers: &[usize],
-    ops: &[usize],
-) -> Result<Schedule> {
+pub(super) fn schedule(graph: &Graph, places: &Places<'_>, ops: &[usize]) -> Result<Schedule> {
     let mut only = graph.clone();
     only.ops = ops.iter().map(|&i| graph.ops()[i].clone()).collect();
-    let graph = apart(&only, &backends(&only, weights, layers))?;
-    let backends = backends(&graph, weights, layers);
+    let (graph, mixtures) = apart(&only, &backends(&only, places), places)?;
+    let mut backends = backends(&graph, places);
+    mixtures.iter().for_each(|m| backends[m.op] = m.device);
     let stages = stages(&graph, &backends);
-    let n = weights.iter().chain(layers).max().map_or(1, |b| b + 1);
+    let n = places.weights.iter().chain(places.layers).max().map_or(1, |b| b + 1);
     let mut s = Scheduler {
         graph: &graph,
+        mixtures: &mixtures,
+        host: places.host,
         shares: vec![Share::default(); n],
         actions: vec![],
         homes: Homes::default(),
@@ -75,7 +107,7 @@ pub(super) fn schedule(
     }
     let Scheduler { shares, actions, mut homes, valid, .. } = s;
     homes.last = valid.into_iter().filter_map(|(buf, on)| Some((buf, *on.first()?))).collect();
-    Ok(Schedule { graph, shares, actions, homes })
+    Ok(Schedule { graph, shares, actions, homes, mixtures })
 }
 
 fn access(op: &Op) -> Access {
@@ -86,9 +118,9 @@ fn access(op: &Op) -> Access {
 
 /// The backend of each operation: that of its weights or its layer of the cache; what has neither goes with what came before,
 /// and a router with its experts.
-fn backends(graph: &Graph, weights: &[usize], layers: &[usize]) -> Vec<usize> {
-    let of = |w: WeightId| weights.get(w.0 as usize).copied();
-    let layer = |il: usize| layers.get(il).copied();
+fn backends(graph: &Graph, places: &Places<'_>) -> Vec<usize> {
+    let of = |w: WeightId| places.weights.get(w.0 as usize).copied();
+    let layer = |il: usize| places.layers.get(il).copied();
     let experts = |sel: SelId| {
         graph.ops().iter().find_map(|op| match op {
             Op::Experts(o) if o.sel == sel => of(o.gate.w),
@@ -118,10 +150,11 @@ fn backends(graph: &Graph, weights: &[usize], layers: &[usize]) -> Vec<usize> {
 }
 
 /// Lets experts whose results are wanted on another backend sum into a buffer of their own, which is added before anything but
-/// further sums touches the stream.
-fn apart(graph: &Graph, backends: &[usize]) -> Result<Graph> {
+/// further sums touches the stream. Those in slots go into the stream before.
+fn apart(graph: &Graph, backends: &[usize], places: &Places<'_>) -> Result<(Graph, Vec<Mixture>)> {
     let (mut out, ops) = (graph.clone(), graph.ops());
     out.ops.clear();
+    let mut mixtures = vec![];
     let mut sums: HashMap<usize, View> = HashMap::new();
     let mut waiting: Vec<Add> = vec![];
     let mut writer: HashMap<BufId, usize> = HashMap::new();
@@ -135,6 +168,15 @@ fn apart(graph: &Graph, backends: &[usize]) -> Result<Graph> {
         }
         match op {
             Op::Experts(o) if writer.get(&o.y.buf).is_some_and(|w| *w != backend) => {
+                let device = writer.get(&o.y.buf).copied().unwrap_or(backend);
+                let is_host = |b: usize| places.host.get(b).is_some_and(|host| *host);
+                // Who keeps the hidden activations keeps those of all experts.
+                let slots = o.hidden.is_none() && is_host(backend) && !is_host(device);
+                if slots && (places.slotted)(o.gate.w, device) {
+                    let (op, sel, stacks) = (out.ops.len(), o.sel, [o.gate, o.up, o.down]);
+                    out.push(o.clone())?;
+                    mixtures.push(Mixture { op, host: backend, device, sel, stacks });
+                }
                 let sum = *sums.entry(o.y.width).or_insert_with(|| out.buffer(o.y.width, Rows::Tokens));
                 out.push(Experts { y: sum, ..o.clone() })?;
                 waiting.push(Add { x: sum, y: o.y });
@@ -146,7 +188,7 @@ fn apart(graph: &Graph, backends: &[usize]) -> Result<Graph> {
     for add in waiting {
         out.push(add)?;
     }
-    Ok(out)
+    Ok((out, mixtures))
 }
 
 /// Whether two operations must stay in order.
@@ -186,6 +228,8 @@ fn stages(graph: &Graph, backends: &[usize]) -> Vec<Stage> {
 
 struct Scheduler<'g> {
     graph: &'g Graph,
+    mixtures: &'g [Mixture],
+    host: &'g [bool],
     shares: Vec<Share>,
     actions: Vec<Action>,
     homes: Homes,
@@ -196,17 +240,25 @@ struct Scheduler<'g> {
 impl Scheduler<'_> {
     fn stage(&mut self, stage: &Stage) {
         self.bring(stage.backend, &stage.ops);
-        if let Some((backend, ops)) = &stage.meanwhile {
-            self.bring(*backend, ops);
-            self.run(*backend, ops);
+        let Some((backend, ops)) = &stage.meanwhile else { return self.run(stage.backend, &stage.ops) };
+        self.bring(*backend, ops);
+        let mut both = [(*backend, ops), (stage.backend, &stage.ops)];
+        // What is only begun comes first.
+        if self.host.get(*backend).is_some_and(|host| *host) {
+            both.reverse();
         }
-        self.run(stage.backend, &stage.ops);
+        both.into_iter().for_each(|(backend, ops)| self.run(backend, ops));
     }
 
     /// Moves what these operations find in buffers to their backend, before its next part.
     fn bring(&mut self, backend: usize, ops: &[usize]) {
         let mut written: Vec<BufId> = vec![];
         for &op in ops {
+            if let Some(mixture) = self.mixtures.iter().position(|m| m.op == op) {
+                let part = self.shares[backend].parts.len();
+                self.shares[backend].choices.push((part, self.mixtures[mixture].sel));
+                self.actions.push(Action::Split { mixture });
+            }
             let op = &self.graph.ops()[op];
             let a = access(op);
             for v in a.reads.iter().filter(|v| !written.contains(&v.buf)) {
@@ -273,7 +325,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::graph::{Stack, Weights};
+    use crate::graph::Weights;
     use crate::ops::{GateUp, Gating, Linear, Projection, RmsNorm, Router};
     use crate::tensor::{Shape, Tensor};
 
@@ -312,20 +364,52 @@ mod tests {
         (g, places)
     }
 
+    /// Backend 0 is the host.
+    fn places<'a>(weights: &'a [usize], slotted: &'a dyn Fn(WeightId, usize) -> bool) -> Places<'a> {
+        Places { weights, layers: &[], host: &[true, false], slotted }
+    }
+
+    fn runs(s: &Schedule) -> Vec<(usize, Vec<&'static str>)> {
+        let ran = s.actions.iter().filter_map(|a| match *a {
+            Action::Run { backend, part } => Some((backend, &s.shares[backend].parts[part])),
+            _ => None,
+        });
+        ran.map(|(b, ops)| (b, ops.iter().map(|&i| s.graph.ops()[i].operation().name()).collect())).collect()
+    }
+
+    #[test]
+    fn experts_in_slots_are_begun_before_the_others() {
+        let (graph, weights) = mixture();
+        let all: Vec<usize> = (0..graph.ops().len()).collect();
+        let s = schedule(&graph, &places(&weights, &|_, device| device == 1), &all).unwrap();
+        let expected = [
+            (1, vec!["rms_norm", "rms_norm", "linear"]),
+            (0, vec!["router"]),
+            (1, vec!["experts", "gate_up", "linear"]),
+            (0, vec!["experts"]),
+            (1, vec!["add", "rms_norm"]),
+        ];
+        assert_eq!(runs(&s), expected);
+        let Mixture { host, device, op, sel, .. } = s.mixtures[0];
+        assert_eq!((host, device, s.mixtures.len()), (0, 1, 1));
+        // The one that adds to the stream, whose choices are written before its part.
+        assert_eq!((op, s.shares[1].parts[1][0]), (op, op));
+        assert_eq!(s.shares[1].choices, [(1, sel)]);
+        // What the host needs is there before the device has something to do.
+        let at = |what: &dyn Fn(&Action) -> bool| s.actions.iter().position(what).unwrap();
+        let begun = at(&|a| matches!(a, Action::Run { backend: 1, part: 1 }));
+        let last = s.actions.iter().rposition(|a| matches!(a, Action::Move { from: 1, to: 0, .. })).unwrap();
+        let split = at(&|a| matches!(a, Action::Split { mixture: 0 }));
+        let routed = at(&|a| matches!(a, Action::Run { backend: 0, part: 0 }));
+        assert!(routed < split && split < begun && last < begun, "{:?}", s.actions);
+    }
+
     #[test]
     fn the_shared_expert_is_computed_while_the_chosen_ones_are() {
         let (graph, weights) = mixture();
         let all: Vec<usize> = (0..graph.ops().len()).collect();
-        let s = schedule(&graph, &weights, &[], &all).unwrap();
-        let runs: Vec<(usize, Vec<&str>)> = s
-            .actions
-            .iter()
-            .filter_map(|a| match *a {
-                Action::Run { backend, part } => Some((backend, &s.shares[backend].parts[part])),
-                _ => None,
-            })
-            .map(|(b, ops)| (b, ops.iter().map(|&i| s.graph.ops()[i].operation().name()).collect()))
-            .collect();
+        let s = schedule(&graph, &places(&weights, &|_, _| false), &all).unwrap();
+        let runs = runs(&s);
         let expected = [
             (1, vec!["rms_norm", "rms_norm", "linear"]),
             // Begun before the experts, which do not wait for it.

@@ -2,10 +2,11 @@
 
 use super::{Access, Operation};
 use crate::error::Result;
-use crate::graph::{Graph, Rows, SelId, Stack, View, ensure};
+use crate::graph::{Graph, Rows, SKIPPED, SelId, Stack, View, ensure};
 use crate::reference::{Machine, silu};
 
-/// `y += Σⱼ wⱼ · down[eⱼ](silu(gate[eⱼ] x) ⊙ up[eⱼ] x)` over the chosen experts (eⱼ, wⱼ) of a row, in their order.
+/// `y += Σⱼ wⱼ · down[eⱼ](silu(gate[eⱼ] x) ⊙ up[eⱼ] x)` over the chosen experts (eⱼ, wⱼ) of a row that are not
+/// [skipped](crate::graph::SKIPPED), in their order.
 #[derive(Clone, Debug)]
 pub struct Experts {
     /// `[tokens, n_embd]`.
@@ -20,7 +21,8 @@ pub struct Experts {
     pub down: Stack,
     /// `[tokens, n_embd]`, added to.
     pub y: View,
-    /// `[tokens, n_used · n_ff]`, where the input of `down` is to be kept for each choice, side by side.
+    /// `[tokens, n_used · n_ff]`, where the input of `down` is to be kept for each choice, side by side. For one that is
+    /// skipped, nothing is.
     pub hidden: Option<View>,
 }
 
@@ -58,6 +60,9 @@ impl Operation for Experts {
         let [gate, up, down] = [self.gate, self.up, self.down].map(|s| m.weight(s.w));
         for i in 0..m.batch().len() {
             for (j, (expert, weight)) in m.chosen(self.sel, i).to_vec().into_iter().enumerate() {
+                if expert == SKIPPED {
+                    continue;
+                }
                 let e = expert as usize;
                 let xg = m.activations(gate.ty(), m.row(self.x, i));
                 let xu = m.activations(up.ty(), m.row(self.x, i));

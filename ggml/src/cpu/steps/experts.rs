@@ -16,7 +16,7 @@ use super::super::plan::{RowStep, SplitStep};
 use super::matrix::{Input, Tile, tile_rows};
 use crate::act::SUM;
 use crate::cpu::kernels::FEW;
-use crate::graph::{SelId, Stack, View};
+use crate::graph::{SKIPPED, SelId, Stack, View};
 
 /// Sorts the pairs by expert, and announces the weights of those that were chosen: where the file is larger than memory, the
 /// system fetches them all at once.
@@ -28,12 +28,27 @@ pub(in super::super) struct Group {
 }
 
 /// The grouping of a batch: `start[e] .. start[e + 1]` are the places of the pairs of expert e in the order; `active` are the
-/// experts that have any; `order[place]` is a pair, `row · n_used + j`, and `place_of[pair]` its place.
+/// experts that have any; `order[place]` is a pair, `row · n_used + j`, and `place_of[pair]` its place. Pairs that are skipped have none,
+/// so that there may be fewer places than pairs.
 struct Groups<'a> {
     start: &'a [u32],
     active: &'a [u32],
     order: &'a [u32],
     place_of: &'a [u32],
+}
+
+/// In place of the place of a pair that is skipped.
+const NOWHERE: u32 = u32::MAX;
+
+impl Groups<'_> {
+    /// The place of a choice of a row.
+    fn place(&self, pair: usize) -> Option<usize> {
+        Some(self.place_of[pair]).filter(|p| *p != NOWHERE).map(|p| p as usize)
+    }
+
+    fn n_places(&self) -> usize {
+        self.start.last().map_or(0, |n| *n as usize)
+    }
 }
 
 impl Grouping {
@@ -76,7 +91,8 @@ impl SplitStep for Group {
         let (order, place_of) = orders.split_at_mut(pairs);
         let (start, active) = table.split_at_mut(n + 1);
         start.fill(0);
-        chosen.iter().for_each(|c| start[c.0 as usize + 1] += 1);
+        let counted = || chosen.iter().enumerate().filter(|(_, c)| c.0 != SKIPPED);
+        counted().for_each(|(_, c)| start[c.0 as usize + 1] += 1);
         let mut n_active = 0;
         for e in 0..n {
             if start[e + 1] > 0 {
@@ -94,7 +110,8 @@ impl SplitStep for Group {
         }
         let next: &mut [u32] = bytemuck::cast_slice_mut(scratch.floats(n));
         next.copy_from_slice(&start[..n]);
-        for (pair, c) in chosen.iter().enumerate() {
+        place_of.fill(NOWHERE);
+        for (pair, c) in counted() {
             let place = &mut next[c.0 as usize];
             order[*place as usize] = pair as u32;
             place_of[pair] = *place;
@@ -122,7 +139,11 @@ impl SplitStep for Gather {
     fn run(&self, x: &Exec<'_>, place: usize, _scratch: Scratch<'_>) {
         // SAFETY: grouping and activations are of earlier phases; the item owns its place, which lies in another region.
         unsafe {
-            let row = self.grouping.read(x).order[place] as usize / self.grouping.n_used;
+            let groups = self.grouping.read(x);
+            if place >= groups.n_places() {
+                return;
+            }
+            let row = groups.order[place] as usize / self.grouping.n_used;
             match (self.from, self.to) {
                 (Input::F32(view), Input::Plain(region, k)) => {
                     x.region(region).add(place * k).copy_from_nonoverlapping(x.ptr(view, row), k);
@@ -245,7 +266,7 @@ impl RowStep for KeepHidden {
             let (groups, to) = (self.grouping.read(x), x.row_mut(self.to, i));
             let n_ff = to.len() / n_used;
             for (j, to) in to.chunks_exact_mut(n_ff).enumerate() {
-                let place = groups.place_of[i * n_used + j] as usize;
+                let Some(place) = groups.place(i * n_used + j) else { continue };
                 let from = x.region(self.hidden).add(place * n_ff);
                 to.copy_from_slice(std::slice::from_raw_parts(from, n_ff));
             }
@@ -257,12 +278,13 @@ impl RowStep for KeepHidden {
 pub(in super::super) struct QuantizePairs {
     pub hidden: RegionId,
     pub slot: Slot,
-    pub n_used: usize,
+    pub grouping: Grouping,
 }
 
 impl SplitStep for QuantizePairs {
     fn items(&self, x: &Exec<'_>) -> usize {
-        x.batch.len() * self.n_used
+        // SAFETY: the grouping is of an earlier phase.
+        unsafe { self.grouping.read(x) }.n_places()
     }
 
     fn run(&self, x: &Exec<'_>, place: usize, _scratch: Scratch<'_>) {
@@ -405,7 +427,7 @@ impl RowStep for Combine {
             let groups = self.grouping.read(x);
             let y = x.row_mut(self.y, i);
             for j in 0..n_used {
-                let place = groups.place_of[i * n_used + j] as usize;
+                let Some(place) = groups.place(i * n_used + j) else { continue };
                 let out = std::slice::from_raw_parts(x.region(self.out).add(place * n), n);
                 x.kernels.axpy((*x.chosen(self.sel, i).add(j)).1, out, y);
             }

@@ -1,15 +1,18 @@
 //! The router, and the chosen experts.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::matrix::{Grouping, Input, Products};
 use super::rows::quantize_args;
-use super::{Compiler, FEW, Launcher, RegionId, Slot};
+use super::{Compiler, FEW, Launcher, Region, RegionId, Sel, Slot, Step};
 use crate::act::ActFormat;
+use crate::backend::SLOT_ROWS;
 use crate::cuda::args::{
     self, CombineArgs, CutArgs, GroupArgs, MatvecArgs, QuantizeArgs, RopeArgs, RouterArgs, SiluMulArgs,
     TILE_BYTES,
 };
+use crate::cuda::driver::DevicePtr;
 use crate::cuda::modules::{Geometry, Kernel};
 use crate::cuda::streamed::{Buffers, HostStack, buffer_bytes};
 use crate::error::{Error, Result};
@@ -22,12 +25,20 @@ const MAX_EXPERTS: usize = 1024;
 /// Pairs of rows and chosen experts: what the launches of a mixture have in common.
 #[derive(Clone, Copy)]
 struct Pairs {
-    ids: RegionId,
-    weights: RegionId,
+    sel: Sel,
     n_used: usize,
     grouping: Grouping,
     /// Tiles of a piece of experts, where those pass through the device.
     piece: Option<Grouping>,
+    /// Where matrices are, if they are in slots.
+    slots: Option<Slots>,
+}
+
+/// Where gate, up and down of the first slot are, and the bytes to those of the next.
+#[derive(Clone, Copy)]
+struct Slots {
+    at: [DevicePtr; 3],
+    stride: u64,
 }
 
 impl Pairs {
@@ -68,7 +79,7 @@ impl Product {
     /// What `fill` names is memory for all pairs.
     unsafe fn launch(&self, l: &Launcher<'_>, fill: impl FnOnce(&mut MatvecArgs)) -> Result<()> {
         let (pairs, n) = (&self.pairs, self.pairs.n(l));
-        let mut m = MatvecArgs { ids: l.at(pairs.ids), x_div: self.x_div as u32, n_rows: 1, ..self.m };
+        let mut m = MatvecArgs { ids: pairs.sel.ids(l), x_div: self.x_div as u32, n_rows: 1, ..self.m };
         fill(&mut m);
         if !pairs.grouped(l) {
             // SAFETY: as the caller says: a pair is a group of one row.
@@ -126,14 +137,14 @@ impl Compiler<'_> {
         }
         let kernel: Kernel<RouterArgs> = self.kernel("router")?;
         let bias = o.bias.map(|b| self.floats(b)).transpose()?.unwrap_or(0);
-        let ((ids, weights), n_used) = (self.sel(o.sel), self.graph.n_used(o.sel));
+        let (sel, n_used) = (self.sel(o.sel), self.graph.n_used(o.sel));
         let o = o.clone();
         self.steps.push(Box::new(move |l| {
             let args = RouterArgs {
                 logits: l.view(o.logits),
                 bias,
-                ids: l.at(ids),
-                weights: l.at(weights),
+                ids: sel.ids(l),
+                weights: sel.weights(l),
                 n_expert: n_expert as u32,
                 n_used: n_used as u32,
                 sigmoid: u32::from(o.gating == Gating::Sigmoid),
@@ -149,8 +160,30 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    pub(super) fn experts(&mut self, o: &Experts) -> Result<()> {
-        let pairs = self.pairs(o)?;
+    /// Operation `i`, of all experts or of those in slots.
+    pub(super) fn experts(&mut self, o: &Experts, i: usize) -> Result<()> {
+        let Some(slots) = self.share.slots.iter().find(|s| s.0 == i).map(|s| s.1.clone()) else {
+            return self.all_experts(o, None);
+        };
+        // What others read too is there for long batches as well.
+        for stack in [o.gate, o.up] {
+            self.input(o.x.heads(1), stack.w)?;
+        }
+        let first = self.steps.len();
+        self.most = SLOT_ROWS;
+        let at = slots.matrices.map(|m| slots.memory.address() + m as u64);
+        let compiled = self.all_experts(o, Some(Slots { at, stride: slots.stride as u64 }));
+        self.most = usize::MAX;
+        self.slots.push(slots.memory);
+        for step in self.steps.split_off(first) {
+            let or_rest: Step = Box::new(move |l| if l.n_rows.0 > SLOT_ROWS { Ok(()) } else { step(l) });
+            self.steps.push(or_rest);
+        }
+        compiled
+    }
+
+    fn all_experts(&mut self, o: &Experts, slots: Option<Slots>) -> Result<()> {
+        let pairs = self.pairs(o, slots)?;
         let (n_ff, n_embd, n_used) = (o.gate.rows, o.y.width, pairs.n_used);
         let hidden = self.temporary(n_used * n_ff);
         self.expert_gate_up(o, pairs, hidden)?;
@@ -158,7 +191,7 @@ impl Compiler<'_> {
             self.keep_hidden(hidden, to, n_used)?;
         }
         let input = self.hidden_input(o.down.w, hidden, n_ff, n_used)?;
-        let product = self.product(&[o.down], pairs, 1)?;
+        let product = self.product(&[o.down], 2, pairs, 1)?;
         let out = self.temporary(n_used * n_embd);
         self.steps.push(Box::new(move |l| {
             let fill = |m: &mut MatvecArgs| {
@@ -171,7 +204,7 @@ impl Compiler<'_> {
         let (combine, y): (Kernel<CombineArgs>, View) = (self.kernel("combine")?, o.y);
         self.steps.push(Box::new(move |l| {
             let (n, n_used) = (n_embd as u32, n_used as u32);
-            let args = CombineArgs { out: l.at(out), weights: l.at(pairs.weights), y: l.view(y), n, n_used };
+            let args = CombineArgs { out: l.at(out), weights: pairs.sel.weights(l), y: l.view(y), n, n_used };
             // SAFETY: `out` has a row for each pair.
             unsafe { combine.launch(Geometry::new([n.div_ceil(256), l.n(Rows::Tokens), 1], 256), &args) }
         }));
@@ -180,22 +213,22 @@ impl Compiler<'_> {
 
     /// A region for this operation alone.
     fn temporary(&mut self, per_row: usize) -> RegionId {
-        let region = self.region(Rows::Tokens, per_row, 0);
+        let region = self.region_of(Region { rows: Rows::Tokens, per_row, fixed: 0, most: self.most });
         self.touch(region);
         region
     }
 
     /// Sorts the pairs by expert, if there are many rows.
-    fn pairs(&mut self, o: &Experts) -> Result<Pairs> {
-        let ((ids, weights), n_used, n_expert) = (self.sel(o.sel), self.graph.n_used(o.sel), o.gate.n);
+    fn pairs(&mut self, o: &Experts, slots: Option<Slots>) -> Result<Pairs> {
+        let (sel, n_used, n_expert) = (self.sel(o.sel), self.graph.n_used(o.sel), o.gate.n);
         let kernel: Kernel<GroupArgs> = self.kernel("group")?;
         let order = self.temporary(n_used);
         let grouping = self.grouping(order, n_used, n_expert);
         let piece = self.is_streamed(o).then(|| self.grouping(order, n_used, n_expert));
-        let pairs = Pairs { ids, weights, n_used, grouping, piece };
+        let pairs = Pairs { sel, n_used, grouping, piece, slots };
         self.steps.push(Box::new(move |l| {
             let args = GroupArgs {
-                ids: l.at(ids),
+                ids: sel.ids(l),
                 order: l.at(order),
                 tile_list: l.at(grouping.tiles),
                 n_tiles: l.at(grouping.n_tiles),
@@ -213,7 +246,8 @@ impl Compiler<'_> {
     fn grouping(&mut self, order: RegionId, n_used: usize, n_expert: usize) -> Grouping {
         let fixed = n_expert * TILE_BYTES / 4;
         // A row has no more tiles than pairs.
-        let tiles = self.region(Rows::Tokens, n_used * TILE_BYTES / 4, fixed);
+        let per_row = n_used * TILE_BYTES / 4;
+        let tiles = self.region_of(Region { rows: Rows::Tokens, per_row, fixed, most: self.most });
         let n_tiles = self.region(Rows::Tokens, 0, 4);
         self.touch(tiles);
         self.touch(n_tiles);
@@ -243,18 +277,26 @@ impl Compiler<'_> {
         self.weights.buffers(buffer_bytes(self.share.streamed.buffer, &groups)).map(|b| Some(Arc::new(b)))
     }
 
-    /// Products with one stack, or with gate and up in one format.
-    fn product(&mut self, stacks: &[Stack], pairs: Pairs, x_div: usize) -> Result<Product> {
+    /// Products with one stack, or with gate and up in one format; `first` is 0, 1 or 2 for gate, up and down.
+    fn product(&mut self, stacks: &[Stack], first: usize, pairs: Pairs, x_div: usize) -> Result<Product> {
         let (ty, gated) = (self.graph.weight(stacks[0].w).ty(), stacks.len() > 1);
         let products = self.products(ty, gated)?;
-        let (m, passing) = match pairs.piece {
-            None => {
+        let (m, passing) = match (pairs.piece, pairs.slots) {
+            (_, Some(Slots { at, stride })) => {
+                let m = self.elsewhere(stacks[0]).args();
+                let w_up = if gated { at[first + 1] } else { 0 };
+                (
+                    MatvecArgs { w: at[first], w_up, matrix_bytes: stride, matrix_bytes_up: stride, ..m },
+                    None,
+                )
+            }
+            (None, None) => {
                 let first = self.matrices(stacks[0])?;
                 let up = if gated { Some(self.matrices(stacks[1])?) } else { None };
                 let (w_up, matrix_bytes_up) = up.map_or((0, 0), |up| (up.at, up.bytes));
                 (MatvecArgs { w_up, matrix_bytes_up, ..first.args() }, None)
             }
-            Some(piece) => {
+            (Some(piece), None) => {
                 let host: Vec<HostStack> = stacks.iter().map(|s| HostStack::new(self.graph, *s)).collect();
                 let Some(buffers) = self.buffers.clone() else {
                     return Err(Error::Unsupported("experts to be sent without buffers".into()));
@@ -276,8 +318,8 @@ impl Compiler<'_> {
         let n_ff = o.gate.rows;
         if self.graph.weight(o.gate.w).ty() != self.graph.weight(o.up.w).ty() {
             let other = self.temporary(pairs.n_used * n_ff);
-            self.expert_product(o, &[o.gate], pairs, hidden)?;
-            self.expert_product(o, &[o.up], pairs, other)?;
+            self.expert_product(o, 0..1, pairs, hidden)?;
+            self.expert_product(o, 1..2, pairs, other)?;
             let kernel: Kernel<SiluMulArgs> = self.kernel("silu_mul")?;
             self.steps.push(Box::new(move |l| {
                 let (rows, n) = (l.rows(hidden, n_ff), n_ff as u32);
@@ -287,13 +329,14 @@ impl Compiler<'_> {
             }));
             return Ok(());
         }
-        self.expert_product(o, &[o.gate, o.up], pairs, hidden)
+        self.expert_product(o, 0..2, pairs, hidden)
     }
 
-    /// A product of the rows that chose with one stack, or with gate and up.
-    fn expert_product(&mut self, o: &Experts, stacks: &[Stack], pairs: Pairs, y: RegionId) -> Result<()> {
+    /// A product of the rows that chose with gate (0), up (1), or both.
+    fn expert_product(&mut self, o: &Experts, which: Range<usize>, pairs: Pairs, y: RegionId) -> Result<()> {
+        let stacks = &[o.gate, o.up][which.clone()];
         let (n_ff, input) = (o.gate.rows, self.input(o.x.heads(1), stacks[0].w)?);
-        let product = self.product(stacks, pairs, pairs.n_used)?;
+        let product = self.product(stacks, which.start, pairs, pairs.n_used)?;
         self.steps.push(Box::new(move |l| {
             let fill = |m: &mut MatvecArgs| {
                 m.y = pair_rows(l, y, n_ff);

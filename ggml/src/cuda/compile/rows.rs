@@ -150,13 +150,13 @@ impl Compiler<'_> {
     pub(super) fn sum_squares(&mut self, o: &SumSquares) -> Result<()> {
         let kernel: Kernel<SumSquaresArgs> = self.kernel("sum_squares")?;
         let (o, rows, shape) = (*o, self.rows_of(o.x.buf), self.graph.tally_shape(o.to));
-        let ids = o.sel.map(|s| (self.sel(s).0, self.graph.n_used(s)));
+        let ids = o.sel.map(|s| (self.sel(s), self.graph.n_used(s)));
         let (sums, counts) = &self.tallies[o.to.0 as usize];
         let (sums, counts) = (sums.at(), counts.at());
         self.steps.push(Box::new(move |l| {
             let args = SumSquaresArgs {
                 x: l.heads(o.x),
-                ids: ids.map_or(0, |(region, _)| l.at(region)),
+                ids: ids.map_or(0, |(sel, _)| sel.ids(l)),
                 sums,
                 counts,
                 width: shape.width as u32,
