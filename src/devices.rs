@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use ggml_sys::backend::Backend;
+use ggml_sys::backend::{Backend, SlotUse};
 use ggml_sys::cache::LayerCache;
 use ggml_sys::cpu::Cpu;
 use ggml_sys::cuda::Cuda;
@@ -87,8 +87,14 @@ impl DeviceSettings {
                 Failure::usage(format!("--stream-experts {n}"), "it is a number of tokens, 'auto' or 'never'")
             })?),
         };
+        let slots = match args.expert_slots.as_deref() {
+            None | Some("auto") => None,
+            Some(n) => Some(n.parse().map_err(|_| {
+                Failure::usage(format!("--expert-slots {n}"), "it is a number of experts, or 'auto'")
+            })?),
+        };
         let asked = gpu_layers.is_some() || host_experts.is_some() || args.device.is_some();
-        Ok(DeviceSettings { choice, wishes: Wishes { gpu_layers, host_experts }, streaming, asked })
+        Ok(DeviceSettings { choice, wishes: Wishes { gpu_layers, host_experts, slots }, streaming, asked })
     }
 }
 
@@ -267,11 +273,14 @@ pub fn engine(
             None => (options.n_batch, assignment),
         };
         let options = EngineOptions { n_batch, ..options };
+        let sizes = Sizes::new(model, &cache_layers(model, &options), n_ctx, n_batch);
+        let assignment = assignment.with_slots(&sizes, &free, settings.wishes);
         let backend = combined(model, &cpu, &devices, &assignment)?;
         let mut engine = Engine::new(model.clone(), backend, options)?.with_fallback(cpu.clone());
         match engine.prepare() {
             Ok(()) => {
-                ::log::info!("{}", describe(model, &devices, &assignment, n_ctx));
+                let slots = engine.backend().slot_use();
+                ::log::info!("{}", describe(model, &devices, &assignment, n_ctx, slots));
                 return Ok(engine);
             }
             Err(Error::Compute(e @ GgmlError::OutOfMemory { .. })) => {
@@ -424,7 +433,13 @@ fn combined(
 }
 
 /// Where everything is, in a line.
-fn describe(model: &Model, devices: &[Arc<Cuda>], a: &Assignment, n_ctx: usize) -> String {
+fn describe(
+    model: &Model,
+    devices: &[Arc<Cuda>],
+    a: &Assignment,
+    n_ctx: usize,
+    slots: Option<SlotUse>,
+) -> String {
     let n = a.layers.len();
     let (layers, experts) = a.on_devices();
     let mut text = format!("{layers} of {n} layers on devices");
@@ -434,9 +449,12 @@ fn describe(model: &Model, devices: &[Arc<Cuda>], a: &Assignment, n_ctx: usize) 
     if let Some(s) = a.streaming {
         let _ = write!(text, ", the others sent to them for batches of {} tokens and more", s.min_rows);
     }
-    for (device, used) in devices.iter().zip(&a.used) {
+    if let Some(s) = slots.filter(|s| s.slots > 0) {
+        let _ = write!(text, ", {} slots ({}) for those used most", s.slots, Bytes(s.bytes));
+    }
+    for ((device, used), slots) in devices.iter().zip(&a.used).zip(&a.slots) {
         let p = device.device().properties();
-        let _ = write!(text, "; cuda{}: {} of {}", p.ordinal, Bytes(*used), Bytes(p.memory));
+        let _ = write!(text, "; cuda{}: {} of {}", p.ordinal, Bytes(used + slots), Bytes(p.memory));
     }
     let _ = write!(text, "; context {n_ctx}");
     text
@@ -448,13 +466,14 @@ mod tests {
 
     fn settings(gpu_layers: Option<&str>, device: Option<&str>) -> Result<DeviceSettings> {
         let (gpu_layers, device) = (gpu_layers.map(Into::into), device.map(Into::into));
-        let stream_experts = None;
+        let (stream_experts, expert_slots) = (None, None);
         DeviceSettings::new(&DeviceArgs {
             gpu_layers,
             device,
             cpu_moe: false,
             n_cpu_moe: None,
             stream_experts,
+            expert_slots,
         })
     }
 

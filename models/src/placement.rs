@@ -5,10 +5,11 @@
 //! for; of anything else the last layers. The embedding, of which a token reads one row, goes to a device only if everything
 //! does, or if it is the output matrix too.
 //!
-//! Where experts stay behind, the device gets two buffers, if there is room, through which they are sent to it for long batches.
+//! Where experts stay behind, the device gets two buffers, if there is room, through which they are sent to it for long batches. All
+//! that is left then, but for what logits of a whole batch may take later, is slots for the experts that are used most.
 
 use ggml_sys::cache::LayerCache;
-use ggml_sys::hybrid::{Placement, Streaming};
+use ggml_sys::hybrid::{Placement, Slotting, Streaming};
 
 use crate::model::Model;
 
@@ -34,6 +35,8 @@ pub struct Sizes {
     pub activations: u64,
     /// Sending experts to devices for long batches, if that is of use.
     pub streaming: Option<StreamingSizes>,
+    /// What the outputs of a batch take if all of them are wanted, which is known later.
+    pub outputs: u64,
 }
 
 /// What it takes to send experts to a device for long batches.
@@ -71,6 +74,8 @@ pub struct Wishes {
     pub gpu_layers: Option<usize>,
     /// The experts of so many of the first layers stay in host memory.
     pub host_experts: Option<usize>,
+    /// So many slots for experts on a device at the most.
+    pub slots: Option<usize>,
 }
 
 /// A place for each part: [`HOST`], or 1 for the first device.
@@ -86,8 +91,12 @@ pub struct Assignment {
     pub experts: Vec<usize>,
     /// Whether experts on the host are sent to the device of their layer for long batches.
     pub streaming: Option<StreamingSizes>,
-    /// Bytes on each device, the first device first.
+    /// Bytes on each device, the first device first, without slots.
     pub used: Vec<u64>,
+    /// Bytes of each device for slots.
+    pub slots: Vec<u64>,
+    /// Slots on a device at the most.
+    pub most_slots: usize,
 }
 
 /// Why a wish cannot be granted.
@@ -115,6 +124,7 @@ impl Sizes {
         let mut sizes = Sizes {
             layers: layers.iter().map(cache).collect(),
             activations: activations(model, layers, n_batch),
+            outputs: 4 * (model.base().n_vocab + model.base().n_embd) as u64 * n_batch as u64,
             ..Sizes::default()
         };
         for (id, t) in model.weights().iter() {
@@ -276,10 +286,25 @@ fn fill(
     };
     let embedding = if sizes.embedding == 0 { head } else { embedding };
     let streaming = streaming.filter(|_| buffered.contains(&true));
-    Some(Assignment { embedding, head, layers, experts, streaming, used })
+    let (slots, most_slots) = (vec![0; free.len()], usize::MAX);
+    Some(Assignment { embedding, head, layers, experts, streaming, used, slots, most_slots })
 }
 
 impl Assignment {
+    /// The same with slots in what is left of each device for experts that stay behind: as many as there are of its layers at
+    /// the most, and no more than wished for.
+    pub fn with_slots(mut self, sizes: &Sizes, free: &[u64], wishes: Wishes) -> Assignment {
+        self.most_slots = wishes.slots.unwrap_or(usize::MAX);
+        for (i, (free, used)) in free.iter().zip(&self.used).enumerate() {
+            let behind = (0..self.layers.len()).filter(|il| self.layers[*il] == i + 1 && self.experts[*il] == HOST);
+            let all: u64 = behind.map(|il| sizes.layers[il].experts).sum();
+            let left = free.saturating_sub(*used).saturating_sub(sizes.outputs);
+            // Matrices are aligned, which takes a little more than they have.
+            self.slots[i] = if self.most_slots == 0 { 0 } else { left.min(all + all / 64) };
+        }
+        self
+    }
+
     /// The devices of a model's weights and of its cache.
     pub fn placement(&self, model: &Model) -> Placement {
         let of = |places: &[usize], il: usize| places.get(il).copied().unwrap_or(HOST);
@@ -302,7 +327,17 @@ impl Assignment {
                 buffer: usize::try_from(s.buffer).unwrap_or(usize::MAX),
             }
         });
-        Placement { weights, layers: self.layers.clone(), streaming }
+        let slots = self.placement_of_slots();
+        Placement { weights, layers: self.layers.clone(), streaming, slots }
+    }
+
+    /// What of each backend's memory is for slots, the host first.
+    fn placement_of_slots(&self) -> Vec<Slotting> {
+        let slotting = |bytes: &u64| {
+            let bytes = usize::try_from(*bytes).unwrap_or(usize::MAX);
+            Slotting { bytes, most: self.most_slots }
+        };
+        [Slotting::default()].into_iter().chain(self.slots.iter().map(slotting)).collect()
     }
 
     /// Whether there are experts on the host whose layer is on a device.
@@ -329,7 +364,8 @@ mod tests {
     /// Ten layers of 1 GiB with half a GiB of cache, and `experts` GiB of experts each.
     fn sizes(experts: u64) -> Sizes {
         let layer = LayerSizes { dense: GIB, experts: experts * GIB, cache: GIB / 2 };
-        Sizes { embedding: GIB, head: GIB, layers: vec![layer; 10], activations: GIB / 4, streaming: None }
+        let layers = vec![layer; 10];
+        Sizes { embedding: GIB, head: GIB, layers, activations: GIB / 4, outputs: GIB / 2, streaming: None }
     }
 
     fn last(n: usize) -> Vec<usize> {
@@ -396,6 +432,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_slots_for_experts_that_stay_behind() {
+        let slots = |experts, free: &[u64], slots| {
+            let (sizes, wishes) = (sizes(experts), Wishes { slots, ..Wishes::default() });
+            let a = assign(&sizes, free, wishes).unwrap().with_slots(&sizes, free, wishes);
+            (a.slots, a.used, a.most_slots)
+        };
+        let (left, used, most) = slots(10, &[40 * GIB], None);
+        assert_eq!((left, most), (vec![40 * GIB - used[0] - GIB / 2], usize::MAX));
+        assert_eq!(slots(10, &[40 * GIB], Some(0)).0, [0]);
+        assert_eq!(slots(10, &[40 * GIB], Some(7)).2, 7);
+        // All experts are on the device, or there is no device that a layer is on.
+        assert_eq!((slots(1, &[40 * GIB], None).0, slots(10, &[GIB], None).0), (vec![0], vec![0]));
+        // No more than the layers of a device have experts.
+        let sizes = sizes(1);
+        let wishes = Wishes { host_experts: Some(3), ..Wishes::default() };
+        let free = [10 * GIB, 200 * GIB];
+        let a = assign(&sizes, &free, wishes).unwrap().with_slots(&sizes, &free, wishes);
+        assert_eq!((&a.layers[..5], &a.experts[..5]), (&[1, 1, 1, 1, 2][..], &[0, 0, 0, 1, 2][..]));
+        assert_eq!(a.slots, [free[0] - a.used[0] - GIB / 2, 0]);
+        let placed = a.placement_of_slots();
+        assert_eq!((placed[0], placed[1].bytes as u64), (Slotting::default(), a.slots[0]));
+    }
+
+    #[test]
     fn layers_are_split_over_devices_in_order() {
         let a = assign(&sizes(0), &[10 * GIB, 10 * GIB], Wishes::default()).unwrap();
         assert_eq!((a.layers, a.head), (vec![1, 1, 1, 1, 1, 1, 2, 2, 2, 2], 2));
@@ -403,7 +463,7 @@ mod tests {
 
     #[test]
     fn wishes_are_granted_or_refused_with_numbers() {
-        let wish = |gpu_layers, host_experts| Wishes { gpu_layers, host_experts };
+        let wish = |gpu_layers, host_experts| Wishes { gpu_layers, host_experts, slots: None };
         let a = assign(&sizes(1), &[24 * GIB], wish(Some(3), None)).unwrap();
         assert_eq!((a.head, a.layers, a.experts), (HOST, last(3), last(3)));
         let a = assign(&sizes(1), &[80 * GIB], wish(None, Some(usize::MAX))).unwrap();

@@ -66,6 +66,8 @@ fn logits_of_every_architecture_equal_transformers() {
             experts: vec![HOST; model.base().n_layer],
             streaming: None,
             used: vec![],
+            slots: vec![],
+            most_slots: 0,
         };
         // One expert at a time, and for the rest of the prompt after a batch the processor.
         let streaming = Some(StreamingSizes { min_rows: 4, buffer: 0, activations: 0 });
@@ -97,6 +99,55 @@ fn logits_of_every_architecture_equal_transformers() {
     }
 }
 
+/// A model whose experts are on the host, or in one of so many slots of the device of their layer.
+fn with_slots(model: &Model, devices: &[Arc<Cuda>], most_slots: usize) -> Arc<dyn Backend> {
+    let n = model.base().n_layer;
+    let parts = Assignment {
+        embedding: HOST,
+        head: devices.len(),
+        layers: (0..n).map(|il| 1 + il % devices.len()).collect(),
+        experts: vec![HOST; n],
+        streaming: None,
+        used: vec![],
+        slots: vec![1 << 30; devices.len()],
+        most_slots,
+    };
+    let backends = [cpu()].into_iter().chain(devices.iter().map(|d| d.clone() as Arc<dyn Backend>));
+    Arc::new(Hybrid::new(backends.collect(), parts.placement(model)).unwrap())
+}
+
+/// Token by token, with slots for some experts, on one device and on two.
+#[test]
+fn logits_with_experts_in_slots_equal_transformers() {
+    for name in MODELS.into_iter().filter(|m| *m != "deepseek_v3-fp8") {
+        let (Some(first), Some(second)) = (cuda(), cuda()) else { return };
+        let fixture = fixtures::model(name);
+        let model = open(&fixture.f32);
+        if model.network().experts().is_none() {
+            continue;
+        }
+        let prompts = fixture.reference().prompts;
+        let prompt = prompts.iter().min_by_key(|p| p.ids.len()).unwrap();
+        let (shape, want) = fixture.reference_tensors().f32(&prompt.output.logits);
+        for devices in [vec![first.clone()], vec![first.clone(), second.clone()]] {
+            let backend = with_slots(&model, &devices, 4);
+            let mut session = session(&model, backend.clone(), GgmlType::F32, MlaForm::Absorbed, 512);
+            // The first time all experts are brought, in time; later some are there and others come.
+            for round in 0..3 {
+                session.truncate(0);
+                let logits = prompt.ids.iter().flat_map(|id| session.eval(&[*id], Want::All).unwrap());
+                let got: Vec<f32> = logits.collect();
+                let got = &got[prompt.output.logits_first_position * shape[1]..];
+                let e = max_error(&got[..want.len()], &want);
+                assert!(e <= MAX_ERROR, "{name}, round {round}, {}: off by {e}", devices.len());
+            }
+            let slots = backend.slot_use().unwrap();
+            assert_eq!(slots.slots, 4 * devices.len(), "{name}");
+            assert!(slots.hits > 0 && slots.misses > 0 && slots.brought > 0, "{name}: {slots:?}");
+        }
+    }
+}
+
 #[test]
 fn layers_on_two_devices_and_the_host_give_the_same_logits() {
     let (Some(first), Some(second)) = (cuda(), cuda()) else { return };
@@ -111,6 +162,8 @@ fn layers_on_two_devices_and_the_host_give_the_same_logits() {
         layers,
         streaming: None,
         used: vec![],
+        slots: vec![],
+        most_slots: 0,
     };
     let backends: Vec<Arc<dyn Backend>> = vec![cpu(), first, second];
     let hybrid = Arc::new(Hybrid::new(backends, parts.placement(&model)).unwrap());
@@ -147,7 +200,11 @@ fn greedy_text_of_tiny_r1_is_the_processors() {
             }
             text
         };
-        assert_eq!(text(cuda.clone()), text(cpu()), "{cache}");
+        let processor = text(cpu());
+        assert_eq!(text(cuda.clone()), processor, "{cache}");
+        let slots = with_slots(&model, &[cuda.clone()], 8);
+        assert_eq!(text(slots.clone()), processor, "{cache}, experts in slots");
+        assert!(slots.slot_use().unwrap().hits > 0, "{cache}: {:?}", slots.slot_use());
     }
 }
 

@@ -29,6 +29,8 @@ fn streaming(n: usize, min_rows: usize) -> Assignment {
         experts: vec![HOST; n],
         streaming: Some(StreamingSizes { min_rows, buffer: 0, activations: 0 }),
         used: vec![],
+        slots: vec![],
+        most_slots: 0,
     }
 }
 
@@ -41,6 +43,8 @@ fn assignments(n: usize) -> Vec<(&'static str, Assignment)> {
         experts: vec![device; n],
         streaming: None,
         used: vec![],
+        slots: vec![],
+        most_slots: 0,
     };
     let alternating: Vec<usize> = (0..n).map(|il| il % 3).collect();
     vec![

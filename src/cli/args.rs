@@ -331,6 +331,11 @@ pub struct DeviceArgs {
     /// A number of tokens, 'auto' for what two measured speeds say, or 'never'.
     #[arg(long, value_name = "N")]
     pub stream_experts: Option<String>,
+    /// Host experts that a GPU holds at the most: a number, auto [default: auto]
+    ///
+    /// Those that are used most, in memory that nothing else needs. 'auto' for as many as there is room for, 0 for none.
+    #[arg(long, value_name = "N")]
+    pub expert_slots: Option<String>,
 }
 
 /// How the file comes into memory.

@@ -87,6 +87,8 @@ fn a_model_answers_the_same_wherever_its_parts_are() {
         (&["-v"][..], "on devices, the experts of"),
         (&["-v", "--cpu-moe"], "the experts of 0"),
         (&["-v", "--cpu-moe", "--stream-experts", "4"], "sent to them for batches of 4 tokens and more"),
+        (&["-v", "--cpu-moe", "--expert-slots", "3"], "3 slots ("),
+        (&["-v", "--cpu-moe", "--expert-slots", "auto"], "for those used most"),
         (&["-v", "-ngl", "2"], "2 of "),
     ] {
         let Some(mut command) = simulated(&[("FAKE_CUDA_DEVICES", "2")]) else { return };
@@ -158,6 +160,20 @@ fn experts_that_cannot_be_sent_are_computed_here() {
     }
 }
 
+/// Copies to slots, and what is asked of them: refused, and slots stay as they are; or the device is lost, and the processor goes on.
+#[test]
+fn experts_that_do_not_come_into_slots_are_computed_here() {
+    let args = [&["-v", "--cpu-moe", "--stream-experts", "never", "--expert-slots", "6"], &START[..]].concat();
+    for failure in ["cuEventQuery:N=1", "cuEventQuery:N=719", "cuEventRecord:N=1", "cuEventCreate:N=2", "cuStreamWaitEvent:N=1"] {
+        for n in [1, 2, 3] {
+            let told = failure.replace('N', &n.to_string());
+            let Some(mut command) = simulated(&[("FAKE_CUDA_FAIL", &told)]) else { return };
+            let ran = ran(&mut command, &args).done();
+            assert_eq!(ran.stdout, expected(), "{told}: {}", ran.stderr);
+        }
+    }
+}
+
 #[test]
 fn experts_are_not_sent_where_that_is_not_worth_it_or_there_is_no_room() {
     let Some(mut command) = simulated(&[]) else { return };
@@ -170,6 +186,8 @@ fn experts_are_not_sent_where_that_is_not_worth_it_or_there_is_no_room() {
     assert_eq!((&*never.stdout, &*long.stdout), (expected(), expected()));
     let args = [&["--stream-experts", "often"], &START[..]].concat();
     ran(&mut simulated(&[]).unwrap(), &args).failed(2, "--stream-experts often");
+    let args = [&["--expert-slots", "many"], &START[..]].concat();
+    ran(&mut simulated(&[]).unwrap(), &args).failed(2, "--expert-slots many");
 }
 
 #[test]

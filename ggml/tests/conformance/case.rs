@@ -66,7 +66,7 @@ impl Backend for Streaming {
 }
 
 /// The first CUDA device.
-fn cuda() -> Option<Cuda> {
+pub fn cuda() -> Option<Cuda> {
     let library = std::env::var_os(LIBRARY).map(PathBuf::from).or_else(fathom_testing::cuda_driver)?;
     let driver = Driver::from(&[library]).unwrap();
     Some(Cuda::open(Arc::new(driver), 0).unwrap())

@@ -6,6 +6,7 @@
 mod attention;
 mod case;
 mod matrices;
+mod slots;
 mod tallies;
 
 use std::sync::Arc;

@@ -55,6 +55,7 @@ const EXAMPLES: [(&str, &str); 25] = [
     ("gpu-layers", "\"all\""),
     ("n-cpu-moe", "20"),
     ("stream-experts", "\"512\""),
+    ("expert-slots", "\"256\""),
     ("stop", "[\"User:\"]"),
     ("json-schema", "\"answer.json\""),
     ("grammar", "\"answer.lark\""),

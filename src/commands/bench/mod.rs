@@ -10,6 +10,7 @@ mod settings;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ggml_sys::backend::SlotUse;
 use ggml_sys::cpu::Cpu;
 use ggml_sys::format::random::Random;
 use models::clock::strftime;
@@ -197,9 +198,12 @@ impl<'a> Bench<'a> {
         for test in &self.settings.tests {
             let (bytes, macs) = cost_of(&cost, test, config.rows());
             let (time, machine) = (strftime("%FT%TZ", SystemTime::now()), machine.clone());
+            let (test, config, samples) = (*test, *config, vec![]);
             let mut m =
-                Measured { test: *test, config: *config, cache, machine, bytes, macs, time, samples: vec![] };
-            let ended = self.measure(&mut session, test, &mut m.samples);
+                Measured { test, config, cache, machine, bytes, macs, time, samples, in_slots: None };
+            let before = session.engine().backend().slot_use();
+            let ended = self.measure(&mut session, &test, &mut m.samples);
+            m.in_slots = in_slots(before, session.engine().backend().slot_use());
             if !m.samples.is_empty() {
                 self.say(&report::line(&m, &m.label(&self.settings.configs), WIDTH))?;
                 self.measured.push(m);
@@ -269,6 +273,13 @@ impl<'a> Bench<'a> {
         }
         result
     }
+}
+
+/// The share of chosen experts that were in slots between two points, if any were looked for there.
+fn in_slots(before: Option<SlotUse>, after: Option<SlotUse>) -> Option<f64> {
+    let (before, after) = (before.unwrap_or_default(), after?);
+    let (hits, misses) = (after.hits.saturating_sub(before.hits), after.misses.saturating_sub(before.misses));
+    (hits + misses > 0).then(|| hits as f64 / (hits + misses) as f64)
 }
 
 /// Bytes and multiplications of a run, at least.

@@ -65,6 +65,8 @@ pub struct Measured {
     pub time: String,
     /// Time of each run; at least one.
     pub samples: Vec<Duration>,
+    /// The share of chosen experts of the host that were in slots of a device, if there are such.
+    pub in_slots: Option<f64>,
 }
 
 impl Measured {
@@ -123,8 +125,9 @@ pub fn line(m: &Measured, label: &str, width: usize) -> String {
     let speeds = m.speeds();
     let (low, high) = speeds.iter().fold((f64::INFINITY, 0f64), |(a, b), &s| (a.min(s), b.max(s)));
     let figures = Figures::new(m);
+    let in_slots = m.in_slots.map_or(String::new(), |s| format!("  {:.0}% of experts in slots", 100.0 * s));
     format!(
-        "{label:width$} {:>10.2} {:>19} {:>8.2} {:>4.0}% {:>9.1} {:>4.0}%\n",
+        "{label:width$} {:>10.2} {:>19} {:>8.2} {:>4.0}% {:>9.1} {:>4.0}%{in_slots}\n",
         figures.median_ts,
         format!("{low:.2} - {high:.2}"),
         figures.gb_per_s,
@@ -146,6 +149,7 @@ struct Figures {
     peak_share: f64,
     copy_gb_per_s: Option<f64>,
     send_gb_per_s: Option<f64>,
+    experts_in_slots: Option<f64>,
 }
 
 impl Figures {
@@ -163,6 +167,7 @@ impl Figures {
             peak_share: macs / m.machine.peak,
             copy_gb_per_s: m.machine.send.map(|s| s.0 / 1e9),
             send_gb_per_s: m.machine.send.map(|s| s.1 / 1e9),
+            experts_in_slots: m.in_slots,
         }
     }
 }
@@ -266,6 +271,7 @@ mod tests {
             macs: 1e11,
             time: "2026-01-31T12:00:00Z".into(),
             samples: [500, 1000, 2000].map(Duration::from_millis).to_vec(),
+            in_slots: None,
         }
     }
 
