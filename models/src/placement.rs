@@ -296,7 +296,8 @@ impl Assignment {
     pub fn with_slots(mut self, sizes: &Sizes, free: &[u64], wishes: Wishes) -> Assignment {
         self.most_slots = wishes.slots.unwrap_or(usize::MAX);
         for (i, (free, used)) in free.iter().zip(&self.used).enumerate() {
-            let behind = (0..self.layers.len()).filter(|il| self.layers[*il] == i + 1 && self.experts[*il] == HOST);
+            let behind =
+                (0..self.layers.len()).filter(|il| self.layers[*il] == i + 1 && self.experts[*il] == HOST);
             let all: u64 = behind.map(|il| sizes.layers[il].experts).sum();
             let left = free.saturating_sub(*used).saturating_sub(sizes.outputs);
             // Matrices are aligned, which takes a little more than they have.

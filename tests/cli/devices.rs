@@ -163,8 +163,15 @@ fn experts_that_cannot_be_sent_are_computed_here() {
 /// Copies to slots, and what is asked of them: refused, and slots stay as they are; or the device is lost, and the processor goes on.
 #[test]
 fn experts_that_do_not_come_into_slots_are_computed_here() {
-    let args = [&["-v", "--cpu-moe", "--stream-experts", "never", "--expert-slots", "6"], &START[..]].concat();
-    for failure in ["cuEventQuery:N=1", "cuEventQuery:N=719", "cuEventRecord:N=1", "cuEventCreate:N=2", "cuStreamWaitEvent:N=1"] {
+    let args =
+        [&["-v", "--cpu-moe", "--stream-experts", "never", "--expert-slots", "6"], &START[..]].concat();
+    for failure in [
+        "cuEventQuery:N=1",
+        "cuEventQuery:N=719",
+        "cuEventRecord:N=1",
+        "cuEventCreate:N=2",
+        "cuStreamWaitEvent:N=1",
+    ] {
         for n in [1, 2, 3] {
             let told = failure.replace('N', &n.to_string());
             let Some(mut command) = simulated(&[("FAKE_CUDA_FAIL", &told)]) else { return };

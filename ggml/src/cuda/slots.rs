@@ -97,7 +97,12 @@ fn work(jobs: &Receiver<Job>, mut staging: Owned, memory: &Memory) {
 fn send(device: &Arc<Device>, staging: &mut Staging, memory: &Memory, pieces: &[Piece]) -> Result<Event> {
     let event = Event::new(device)?;
     for p in pieces {
-        staging.upload(device, Stream::Copies, memory.at() + p.to as u64, &p.tensor.bytes()[p.bytes.clone()])?;
+        staging.upload(
+            device,
+            Stream::Copies,
+            memory.at() + p.to as u64,
+            &p.tensor.bytes()[p.bytes.clone()],
+        )?;
     }
     event.record(Stream::Copies)?;
     Ok(event)

@@ -86,7 +86,12 @@ impl Hybrid {
     }
 
     /// What is done where and when, and the slots for it, if there are such.
-    fn scheduled(&self, graph: &Graph, ops: &[usize], weights: &[usize]) -> Result<(Schedule, Option<Shared>)> {
+    fn scheduled(
+        &self,
+        graph: &Graph,
+        ops: &[usize],
+        weights: &[usize],
+    ) -> Result<(Schedule, Option<Shared>)> {
         let host: Vec<bool> = self.backends.iter().map(|b| b.memory().is_none()).collect();
         let with = |slotted: &dyn Fn(WeightId, usize) -> bool| {
             let places = Places { weights, layers: &self.placement.layers, host: &host, slotted };

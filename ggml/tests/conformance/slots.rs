@@ -56,8 +56,7 @@ fn model(layers: [Formats; 2]) -> Model {
         };
         let down = stack(add(down, &[N_FF, N_EMBD, N_EXPERT], 0, seed + 2), 0, N_EMBD, N_EMBD);
         let norm = add(GgmlType::F32, &[N_EMBD], 1, seed + 3);
-        let [s_gate, s_up, s_down] =
-            [4, 5, 6].map(|i| add(GgmlType::Q8_0, &[N_EMBD, N_EMBD], 1, seed + i));
+        let [s_gate, s_up, s_down] = [4, 5, 6].map(|i| add(GgmlType::Q8_0, &[N_EMBD, N_EMBD], 1, seed + i));
         (gate, up, down, norm, [s_gate, s_up, s_down])
     });
     let mut g = Graph::new(Arc::new(weights));
@@ -90,9 +89,8 @@ impl Model {
         let mut cache = Cache::new(&[], 16).unwrap();
         let x = gaussian(n * N_EMBD, seed);
         let logits = |by: usize| -> Vec<f32> {
-            let row = |i: usize| {
-                (0..N_EXPERT).map(move |e| -(((e + by * (first + i)) % N_EXPERT) as f32) / 4.0)
-            };
+            let row =
+                |i: usize| (0..N_EXPERT).map(move |e| -(((e + by * (first + i)) % N_EXPERT) as f32) / 4.0);
             (0..n).flat_map(row).collect()
         };
         let inputs = [(self.x, x), (self.logits[0], logits(1)), (self.logits[1], logits(3))];
@@ -200,8 +198,8 @@ fn a_layer_without_slots_is_the_hosts() {
 fn skipping(backend: &dyn Backend, n: usize, skipped: impl Fn(usize) -> bool) -> Vec<f32> {
     let mut weights = Weights::default();
     let stack = |w, rows| Stack { w, row0: 0, stride: rows, rows, n: N_EXPERT };
-    let [gate, up, down] =
-        [1, 2, 3].map(|seed| stack(weights.add(tensor(GgmlType::Q4_K, &[N_FF, N_EMBD, N_EXPERT], 0.1, seed)), N_EMBD));
+    let [gate, up, down] = [1, 2, 3]
+        .map(|seed| stack(weights.add(tensor(GgmlType::Q4_K, &[N_FF, N_EMBD, N_EXPERT], 0.1, seed)), N_EMBD));
     let mut g = Graph::new(Arc::new(weights));
     let inputs: [View; 2] = [(); 2].map(|()| g.input(N_EMBD, Rows::Tokens));
     let (logits, sel): (View, SelId) = (g.input(N_EXPERT, Rows::Tokens), g.selection(N_USED));

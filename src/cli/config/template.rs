@@ -32,7 +32,7 @@ pub fn text(table: &Table) -> String {
 }
 
 /// Values of those settings of which no value is better known than another.
-const EXAMPLES: [(&str, &str); 25] = [
+const EXAMPLES: [(&str, &str); 26] = [
     ("system-prompt", "\"You are terse.\""),
     ("n-predict", "2000"),
     ("think-budget", "1000"),

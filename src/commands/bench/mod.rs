@@ -199,8 +199,7 @@ impl<'a> Bench<'a> {
             let (bytes, macs) = cost_of(&cost, test, config.rows());
             let (time, machine) = (strftime("%FT%TZ", SystemTime::now()), machine.clone());
             let (test, config, samples) = (*test, *config, vec![]);
-            let mut m =
-                Measured { test, config, cache, machine, bytes, macs, time, samples, in_slots: None };
+            let mut m = Measured { test, config, cache, machine, bytes, macs, time, samples, in_slots: None };
             let before = session.engine().backend().slot_use();
             let ended = self.measure(&mut session, &test, &mut m.samples);
             m.in_slots = in_slots(before, session.engine().backend().slot_use());

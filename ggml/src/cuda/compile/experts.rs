@@ -285,10 +285,7 @@ impl Compiler<'_> {
             (_, Some(Slots { at, stride })) => {
                 let m = self.elsewhere(stacks[0]).args();
                 let w_up = if gated { at[first + 1] } else { 0 };
-                (
-                    MatvecArgs { w: at[first], w_up, matrix_bytes: stride, matrix_bytes_up: stride, ..m },
-                    None,
-                )
+                (MatvecArgs { w: at[first], w_up, matrix_bytes: stride, matrix_bytes_up: stride, ..m }, None)
             }
             (None, None) => {
                 let first = self.matrices(stacks[0])?;
