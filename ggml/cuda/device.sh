@@ -12,14 +12,17 @@ export FATHOM_CUDA_DRIVER=${FATHOM_CUDA_DRIVER:-libcuda.so.1} FATHOM_BACKENDS=cu
 failed=0
 step() {
     printf '\n== %s\n' "$*"
-    "$@" || { failed=1; echo "FAILED: $*"; }
+    "$@" && return
+    failed=1
+    echo "FAILED: $*"
+    return 1
 }
 
 tests() {
     step "$bin/fathom" show --devices
     # Paths of fixtures are relative to the packages.
-    (cd ggml && step "$bin/conformance" --test-threads 4; exit $failed) || failed=1
-    (cd models && step "$bin/models" --test-threads 2; exit $failed) || failed=1
+    (cd ggml && step "$bin/conformance" --test-threads 4) || failed=1
+    (cd models && step "$bin/models" --test-threads 2) || failed=1
 }
 
 # Races between threads, which the simulator does not see.
@@ -28,8 +31,9 @@ races() {
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
     [ -n "$sanitizer" ] || { echo "there is no compute-sanitizer"; return; }
     for tool in racecheck synccheck memcheck; do
-        for name in rotations norms squares mla_in_its eight_bits experts_in_every linear_with; do
-            (cd ggml && step "$sanitizer" --tool "$tool" --error-exitcode 1 "$bin/conformance" "$name" --test-threads 1 | tail -n 12; exit $failed) || failed=1
+        for name in rotations norms squares mla_in_its eight_bits experts_in_every experts_come linear_with; do
+            # Of a pipe the status is that of the step: it runs in a shell of its own.
+            (cd ggml && step "$sanitizer" --tool "$tool" --error-exitcode 1 "$bin/conformance" "$name" --test-threads 1 | tail -n 12) || failed=1
         done
     done
 }
@@ -46,6 +50,11 @@ bench() {
     for sent in never 32 auto; do
         step "${run[@]}" --shape deepseek2-lite --mix q4_k_m --cpu-moe -ub 2048 -p 64,128,256,512,1024,2048 -n 0 --stream-experts "$sent"
         step "${run[@]}" --shape r1-slice --mix q4_k_m --cpu-moe -ub 2048 -p 512,1024,2048 -n 0 --stream-experts "$sent"
+    done
+    # Experts of answers computed by the processor, and in slots on the device: some of 1664, and all.
+    local slots
+    for slots in 0 400 auto; do
+        step "${run[@]}" --shape deepseek2-lite --mix q4_k_m --cpu-moe -p 0 -n 128 --expert-slots "$slots"
     done
     if [ -n "${LLAMA_BENCH:-}" ]; then
         for file in "${MODELS:-.}"/*.gguf; do

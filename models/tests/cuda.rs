@@ -202,7 +202,7 @@ fn greedy_text_of_tiny_r1_is_the_processors() {
         };
         let processor = text(cpu());
         assert_eq!(text(cuda.clone()), processor, "{cache}");
-        let slots = with_slots(&model, &[cuda.clone()], 8);
+        let slots = with_slots(&model, std::slice::from_ref(&cuda), 8);
         assert_eq!(text(slots.clone()), processor, "{cache}, experts in slots");
         assert!(slots.slot_use().unwrap().hits > 0, "{cache}: {:?}", slots.slot_use());
     }

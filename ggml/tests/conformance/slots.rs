@@ -229,7 +229,8 @@ fn skipping(backend: &dyn Backend, n: usize, skipped: impl Fn(usize) -> bool) ->
 
 #[test]
 fn skipped_choices_are_left_out() {
-    let cases: [(&str, fn(usize) -> bool); 3] =
+    type Skips = fn(usize) -> bool;
+    let cases: [(&str, Skips); 3] =
         [("some", |i| i % 3 == 1 || i % 7 == 2), ("all", |_| true), ("all of a row", |i| i / N_USED == 0)];
     for (how, skipped) in cases {
         for n in [1, 5, 20] {
