@@ -142,7 +142,8 @@ fn logits_with_experts_in_slots_equal_transformers() {
                 assert!(e <= MAX_ERROR, "{name}, round {round}, {}: off by {e}", devices.len());
             }
             let slots = backend.slot_use().unwrap();
-            assert_eq!(slots.slots, 4 * devices.len(), "{name}");
+            // A device whose layers are dense has none.
+            assert!([4, 4 * devices.len()].contains(&slots.slots), "{name}: {slots:?}");
             assert!(slots.hits > 0 && slots.misses > 0 && slots.brought > 0, "{name}: {slots:?}");
         }
     }
