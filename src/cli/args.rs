@@ -333,7 +333,7 @@ pub struct DeviceArgs {
     pub stream_experts: Option<String>,
     /// Host experts that a GPU holds at the most: a number, auto [default: auto]
     ///
-    /// Those used most, in memory that is left. 'auto' for as many as there is room for, 0 for none.
+    /// Those used most, in memory that is left: 'auto' for as many as fit, 0 for none.
     #[arg(long, value_name = "N")]
     pub expert_slots: Option<String>,
 }
