@@ -331,7 +331,7 @@ pub struct DeviceArgs {
     /// A number of tokens, 'auto' for what two measured speeds say, or 'never'.
     #[arg(long, value_name = "N")]
     pub stream_experts: Option<String>,
-    /// Host experts that a GPU holds at the most: a number, auto [default: auto]
+    /// Host experts that a GPU holds at most, or auto [default: auto]
     ///
     /// Those used most, in memory that is left: 'auto' for as many as fit, 0 for none.
     #[arg(long, value_name = "N")]
