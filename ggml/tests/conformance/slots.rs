@@ -239,7 +239,9 @@ fn skipped_choices_are_left_out() {
                 let got = skipping(&*same[0], n, skipped);
                 for (g, w) in got.iter().zip(&want) {
                     let what = format!("{how}, {n} rows, {}", same[0].name());
-                    assert!((g - w).abs() <= 6e-3 + w.abs() * 4e-6, "{what}: {g} is not {w}");
+                    // A hidden number, 20 at most, whose rounding to 8 bits a last bit tips moves all outputs: by a weight (3/8)
+                    // times a 127th of 20 times an element of `down` (0.4). An expert too many or too few moves them by ones.
+                    assert!((g - w).abs() <= 2.5e-2 + w.abs() * 4e-6, "{what}: {g} is not {w}");
                 }
                 for other in &same[1..] {
                     assert!(same_bits(&got, &skipping(&**other, n, skipped)), "{how}: other bits");
