@@ -13,7 +13,7 @@ test_binary() {
 }
 cp "$(test_binary ggml-sys conformance)" "$out/conformance"
 cp "$(test_binary models cuda)" "$out/models"
-strip --strip-debug "$out"/{fathom,conformance,models}
+strip "$out"/{fathom,conformance,models}
 # Tests look for fixtures where they were built.
 pwd >"$out/root"
 du -sh "$out"
