@@ -128,7 +128,8 @@ mod tests {
             for (make, in_map) in [(AlignedBuf::zeroed as fn(_) -> _, false), (AlignedBuf::huge, len >= HUGE)]
             {
                 let mut buf: AlignedBuf = make(len).unwrap();
-                assert_eq!((buf.as_slice().len(), buf.as_ptr() as usize % ALIGN), (len, 0));
+                let align = if in_map { HUGE_PAGE } else { ALIGN };
+                assert_eq!((buf.as_slice().len(), buf.as_ptr() as usize % align), (len, 0));
                 assert!(buf.as_slice().iter().all(|b| *b == 0));
                 buf.as_mut_slice().fill(7);
                 assert!(make(len).unwrap().as_slice().iter().all(|b| *b == 0));

@@ -2,8 +2,9 @@
 //!
 //! Every algorithm is written once over the operations of a virtual 512-bit register ([`simd`]) and compiled for
 //! every instruction set; a format's layout is written once too. All of them give the same bits on
-//! every instruction set, which the tests check with `==`, but for two: prompts over super-blocks with AMX, whose sums
-//! are rounded less often, and few rows over Q4_K with AVX-512 VNNI, whose lanes are others.
+//! every instruction set, which the tests check with `==`, but for three: prompts over super-blocks with AMX, whose sums
+//! are rounded less often, prompts over plain numbers with AMX, which are cut into pieces, and few rows over Q4_K, Q6_K and Q4_0 with
+//! AVX-512 VNNI, whose lanes are others.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -14,7 +15,7 @@
 //! | `matvec` | quantized weights × few activation rows |
 //! | `gemm` | quantized weights × many activation rows |
 //! | `float` | plain weights × activations, attention scores |
-//! | `panel` | activations × an F32 panel |
+//! | `panel` | activations × rows that are widened on the way |
 //! | `widen` | rows as F32 panels |
 //! | `attention` | scores of 8-bit keys, the running softmax |
 //! | `vector` | norms, activations, exponentials, conversions |

@@ -1,8 +1,9 @@
 //! Attention over the cache, without a matrix of scores in memory (Dao et al., 2022).
 //!
 //! Keys are walked in tiles with a running maximum, a running sum and a running weighted sum of values. A tile of the
-//! cache is read once for all queries that share its key/value head and made into numbers in a panel that stays in cache:
-//! with grouped heads those of the group, with MLA's absorbed form all heads.
+//! cache is read once for all queries that share its key/value head: with grouped heads those of the group, with MLA's absorbed form
+//! all heads. If they are few, its rows are made into numbers as they are multiplied, where they lie; if they are many, once for all of
+//! them, in a panel that stays in cache.
 //!
 //! **Few rows**, [`FewRows`]: reading the cache is what takes time. A sequence is divided into **spans** of whole tiles, at most
 //! [`MAX_SPANS`] of them, by its length alone: each span has its own running state, and [`Merge`] puts them together in
@@ -299,12 +300,12 @@ impl FewRows {
     fn score(&self, x: &Exec<'_>, b: Block, n: usize, tile: &Tile, m: &mut FewMemory<'_>) {
         let (k, a, (keys, stride)) = (x.kernels, &self.attend, tile.keys);
         let (k_dim, to) = (a.k_dim(), (m.scores.as_mut_ptr(), TILE));
-        let (panel, panel_stride) = (m.rows.as_mut_ptr(), panel_stride(k_dim.max(a.v_dim())));
+        let (panel, wide) = (m.rows.as_mut_ptr(), panel_stride(k_dim.max(a.v_dim())));
         let q = (&*m.q, k_dim);
         // With MLA the second product is long enough to ask for the next tile.
         let ahead = if a.prefix { null() } else { tile.next_keys };
         // SAFETY: a tile lies in one chunk and ends before or with what the last row of the block sees, so `prepare` has
-        // counted its keys and an earlier phase has stored them. `sizes` has made room for TILE rows of `panel_stride` numbers, which
+        // counted its keys and an earlier phase has stored them. `sizes` has made room for TILE rows of `wide` numbers, which
         // is no less than `k_dim` rounded up to 16, and for TILE scores of every query, all of this item alone.
         unsafe {
             if a.quantized() {
@@ -312,8 +313,8 @@ impl FewRows {
             } else if a.direct(b) {
                 k.attn_scores(a.k_ty, q, (keys, stride, ahead), n, to);
             } else {
-                k.widen(a.k_ty, tile.keys, n, k_dim, (panel, panel_stride), false, ahead);
-                k.attn_scores(GgmlType::F32, q, (panel.cast(), 4 * panel_stride, null()), n, to);
+                k.widen(a.k_ty, tile.keys, n, k_dim, (panel, wide), false, ahead);
+                k.attn_scores(GgmlType::F32, q, (panel.cast(), 4 * wide, null()), n, to);
             }
         }
     }

@@ -52,6 +52,14 @@ pub(super) trait Steps {
     fn sums(sums: &[i16; STEP / SUM]) -> [i32; 16];
 }
 
+/// [`Steps::fours`] where register `j` has elements `8j .. 8j + 8` of each of eight sub-blocks of 32.
+pub(super) fn eights(lane: i32) -> i32 {
+    8 * (lane / 2 % 2) + 2 * (lane / 4) + lane % 2
+}
+
+/// What `vpternlogd` makes of its three operands.
+pub(super) const A_OR_B_AND_C: i32 = 0b1111_1000;
+
 /// How they are multiplied.
 pub(super) trait Products: Steps {
     /// Of every row of weights and every row of activations, lanes that add up to their product. `fetch` is called for every step.

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use super::super::matvec::STEP;
 use super::avx512::lanes;
-use super::few::{Steps, Unpack};
+use super::few::{Steps, Unpack, eights};
 use crate::act::SUM;
 
 /// The format.
@@ -25,7 +25,7 @@ impl Steps for Q40 {
 
     /// Register `j` has elements `8j .. 8j + 8` of blocks 0 to 7.
     fn fours(lane: i32) -> i32 {
-        8 * (lane / 2 % 2) + 2 * (lane / 4) + lane % 2
+        eights(lane)
     }
 
     /// Where the sums of products begin: the first lane of a block has all.

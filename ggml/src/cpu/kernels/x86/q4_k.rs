@@ -14,7 +14,7 @@ use std::hint::black_box;
 
 use super::super::matvec::{STEP, STREAMS};
 use super::avx512::{Multiply, lanes};
-use super::few::{Group, Products, Steps};
+use super::few::{A_OR_B_AND_C, Group, Products, Steps, eights};
 use crate::act::SUM;
 
 /// The format.
@@ -32,7 +32,7 @@ struct Spread {
     d: [f32; 16],
 }
 
-/// Constants of [`Group::products`].
+/// Constants of the products.
 struct Tables {
     /// Which eights of nibbles go into register `j`: those of two neighbouring sub-blocks are the same bytes.
     eights: [__m512i; 4],
@@ -69,7 +69,7 @@ impl Steps for Q4K {
 
     /// Register `j` has elements `8j .. 8j + 8` of sub-blocks 0 to 7.
     fn fours(lane: i32) -> i32 {
-        8 * (lane / 2 % 2) + 2 * (lane / 4) + lane % 2
+        eights(lane)
     }
 
     /// The sum of each sub-block, once for each of four rows of weights.
@@ -164,7 +164,6 @@ unsafe fn headers(tables: &Tables, w: [*const u8; STREAMS], spread: &mut Spread)
         let low = _mm512_and_si512(low, lanes(|l| if l % 2 == 0 { 0x3f3f_3f3f } else { 0x3030_3030 }));
         let high = _mm512_srlv_epi32(_mm512_shuffle_epi32::<0b11_11_11_11>(h), lanes(|l| l % 4 / 3 * 4));
         let odd = lanes(|l| if l % 2 == 0 { 0 } else { 0x0f0f_0f0f });
-        const A_OR_B_AND_C: i32 = 0b1111_1000;
         let six = _mm512_ternarylogic_epi32::<A_OR_B_AND_C>(low, high, odd);
         _mm512_store_si512(spread.scales.as_mut_ptr().cast(), _mm512_unpacklo_epi8(six, six));
         let halves = |words| _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(words, h)));

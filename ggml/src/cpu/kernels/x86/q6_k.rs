@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use super::super::matvec::STEP;
 use super::avx512::lanes;
-use super::few::{Steps, Unpack};
+use super::few::{A_OR_B_AND_C, Steps, Unpack};
 use crate::act::SUM;
 
 /// The format.
@@ -88,7 +88,6 @@ unsafe fn elements(tables: &Tables, w: *const u8) -> [__m512i; 4] {
             let nibbles = _mm512_srlv_epi32(nibbles, tables.down);
             let high = _mm512_rolv_epi32(_mm512_permutexvar_epi32(tables.high[j], bits), tables.up);
             let high = _mm512_and_si512(high, _mm512_set1_epi8(0x30));
-            const A_OR_B_AND_C: i32 = 0b1111_1000;
             _mm512_ternarylogic_epi32::<A_OR_B_AND_C>(high, nibbles, _mm512_set1_epi8(0x0f))
         })
     }
