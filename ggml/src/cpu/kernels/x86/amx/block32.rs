@@ -6,8 +6,11 @@ use std::arch::x86_64::*;
 use super::super::super::gemm;
 use super::super::super::matvec::{Args, STEP, Weights};
 use super::super::super::simd::Simd;
-use super::{Amx, Group, LINE, Panel, ROWS, Results, Sums, Sweep};
+use super::{Ahead, Amx, Group, LINE, Panel, ROWS, Results, Sums, Sweep};
 use crate::act::SUM;
+
+/// Blocks of a step.
+pub(super) const BLOCKS: usize = STEP / 32;
 
 /// A step of eight blocks of 32.
 #[repr(C, align(64))]
@@ -49,85 +52,120 @@ impl<W: Weights<Amx>> Panel<W> for Panel32 {
 
     #[inline(always)]
     unsafe fn sweep(s: Amx, panels: &[Self; 2], sweep: &mut Sweep<'_>) {
-        for unit in 0..sweep.units() {
+        for unit in (0..sweep.units()).step_by(2) {
             let group = sweep.group(unit);
             // SAFETY: tiles have the shape for the group; its results are within what the arguments promise.
-            unsafe { panels[unit % 2].unit::<W>(s, &group, sweep.sums, sweep.results(unit)) };
+            unsafe {
+                multiply(panels, &group, sweep.sums);
+                for (v, panel) in panels.iter().enumerate() {
+                    let ahead = sweep.ahead(unit + v);
+                    panel.scale::<W>(s, &group, &sweep.sums[v], sweep.results(unit + v), ahead);
+                }
+            }
         }
     }
 }
 
 impl Panel32 {
-    /// All blocks, two at a time, of a group of activation rows.
+    /// Scales the sums of all blocks and adds them to the results, a row of the group after the other: factors stay in registers.
+    /// Meanwhile a half of what the next group needs comes nearer.
     ///
     /// # Safety
-    /// Tiles have the shape for 32 elements and the rows of the group. The results are valid for reads and writes.
+    /// The results are valid for reads and writes; 8 scales and 16 sums of each row of the group are.
     #[inline(always)]
-    unsafe fn unit<W: Weights<Amx>>(&self, s: Amx, group: &Group, out: &mut [[Sums; 2]; 2], to: Results) {
-        let mut total = [s.splat(0.0); ROWS];
+    unsafe fn scale<W: Weights<Amx>>(
+        &self,
+        s: Amx,
+        group: &Group,
+        dots: &[Sums; BLOCKS],
+        mut to: Results,
+        mut ahead: Ahead,
+    ) {
         // Of each block twice, what minimums multiply.
-        let mut sums = [[0f32; STEP / SUM]; ROWS];
-        // SAFETY: 8 scales and 16 sums of each row of the group.
+        let mut sums = [0f32; STEP / SUM];
+        // SAFETY: rows of 16 numbers; the caller's promise.
         unsafe {
-            for t in 0..ROWS * usize::from(W::MIN) {
-                let (d, from) = group.row(t);
-                let both = s.to_f32(s.load_sums(from, true));
-                s.store(sums[t].as_mut_ptr(), s.mul(both, s.load_dup8(d)));
+            let mut factors = [s.splat(0.0); 2 * BLOCKS];
+            for (to, from) in factors.iter_mut().zip(&self.factors) {
+                *to = s.load(from.as_ptr());
             }
-            self.multiply(group, 0, &mut out[0]);
-            for pair in 0..STEP / 64 {
-                if pair + 1 < STEP / 64 {
-                    self.multiply(group, pair + 1, &mut out[(pair + 1) % 2]);
+            for t in 0..group.n {
+                ahead.fetch_row();
+                let (d, from) = group.row(t);
+                if W::MIN {
+                    let both = s.to_f32(s.load_sums(from, true));
+                    s.store(sums.as_mut_ptr(), s.mul(both, s.load_dup8(d)));
                 }
-                for half in 0..2 {
-                    let block = 2 * pair + half;
-                    let scale = s.load(self.factors[block].as_ptr());
-                    let min = s.load(self.factors[STEP / 32 + block].as_ptr());
-                    let dots = &out[pair % 2][half].0;
-                    for t in 0..ROWS {
-                        let d = s.splat(group.row(t).0.add(block).read());
-                        let dot = s.to_f32(_mm512_load_si512(dots[t].as_ptr().cast()));
-                        total[t] = s.fma(dot, s.mul(scale, d), total[t]);
-                        if W::MIN {
-                            total[t] = s.fma(min, s.splat(sums[t][2 * block]), total[t]);
-                        }
+                let mut total = s.splat(0.0);
+                for b in 0..BLOCKS {
+                    let dot = s.to_f32(_mm512_load_si512(dots[b].0[t].as_ptr().cast()));
+                    total = s.fma(dot, s.mul(factors[b], s.splat(d.add(b).read())), total);
+                    if W::MIN {
+                        total = s.fma(factors[BLOCKS + b], s.splat(sums[2 * b]), total);
                     }
                 }
-            }
-            let mut to = to;
-            for t in 0..group.n {
-                to.update(s, |y| s.add(y, total[t]));
+                to.update(s, |y| s.add(y, total));
             }
         }
     }
+}
 
-    /// The sums of two blocks.
-    ///
-    /// # Safety
-    /// Tiles have the shape for 32 elements and the rows of the group.
-    #[inline(always)]
-    unsafe fn multiply(&self, group: &Group, pair: usize, out: &mut [Sums; 2]) {
-        // SAFETY: 32 bytes at each of two places of each row of the group; two blocks of a panel; two tiles of sums.
-        unsafe {
-            asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tileloadd tmm4, [{x} + {stride}]",
-                "tileloadd tmm6, [{w} + {line}]",
-                "tdpbssd tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{x} + {stride} + 32]",
-                "tileloadd tmm7, [{w} + {line} + 512]",
-                "tdpbssd tmm1, tmm5, tmm7",
-                "tilestored [{out} + {line}], tmm0",
-                "tilestored [{out} + {line} + 1024], tmm1",
-                x = in(reg) group.qs.wrapping_add(64 * pair),
-                stride = in(reg) group.qs_stride,
-                w = in(reg) self.q.as_ptr().wrapping_add(64 * ROWS * pair),
-                line = in(reg) LINE,
-                out = in(reg) out.as_mut_ptr(),
-                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack, preserves_flags),
-            );
-        }
+/// Two blocks of both panels: four tiles of sums, into which one after the other goes what `$store` has stored of before.
+macro_rules! pair {
+    ($pair:literal, $($store:literal)?) => {
+        concat!(
+            "tileloadd tmm4, [{x} + {stride} + 64*", $pair, "]\n",
+            "tileloadd tmm6, [{w} + {line} + 1024*", $pair, "]\n",
+            $("tilestored [{out} + {line} + 2048*", $store, "], tmm0\n",)?
+            "tilezero tmm0\n",
+            "tdpbssd tmm0, tmm4, tmm6\n",
+            "tileloadd tmm7, [{w} + {line} + {panel} + 1024*", $pair, "]\n",
+            $("tilestored [{out} + {line} + {second} + 2048*", $store, "], tmm1\n",)?
+            "tilezero tmm1\n",
+            "tdpbssd tmm1, tmm4, tmm7\n",
+            "tileloadd tmm5, [{x} + {stride} + 64*", $pair, " + 32]\n",
+            "tileloadd tmm6, [{w} + {line} + 1024*", $pair, " + 512]\n",
+            $("tilestored [{out} + {line} + 2048*", $store, " + 1024], tmm2\n",)?
+            "tilezero tmm2\n",
+            "tdpbssd tmm2, tmm5, tmm6\n",
+            "tileloadd tmm7, [{w} + {line} + {panel} + 1024*", $pair, " + 512]\n",
+            $("tilestored [{out} + {line} + {second} + 2048*", $store, " + 1024], tmm3\n",)?
+            "tilezero tmm3\n",
+            "tdpbssd tmm3, tmm5, tmm7",
+        )
+    };
+}
+
+/// The sums of all blocks of both panels.
+///
+/// A tile is stored just before it is needed anew: stores then run beside three multiplications, while one right after its
+/// multiplication waits for it, and so does what follows.
+///
+/// # Safety
+/// Tiles have the shape for 32 elements and the rows of the group.
+#[inline(always)]
+unsafe fn multiply(panels: &[Panel32; 2], group: &Group, out: &mut [[Sums; BLOCKS]; 2]) {
+    // SAFETY: a step of each row of the group; two panels that follow each other; two times eight tiles of sums.
+    unsafe {
+        asm!(
+            pair!(0,),
+            pair!(1, 0),
+            pair!(2, 1),
+            pair!(3, 2),
+            "tilestored [{out} + {line} + 6144], tmm0",
+            "tilestored [{out} + {line} + {second} + 6144], tmm1",
+            "tilestored [{out} + {line} + 7168], tmm2",
+            "tilestored [{out} + {line} + {second} + 7168], tmm3",
+            x = in(reg) group.qs,
+            stride = in(reg) group.qs_stride,
+            w = in(reg) panels.as_ptr(),
+            panel = const size_of::<Panel32>(),
+            line = in(reg) LINE,
+            out = in(reg) out.as_mut_ptr(),
+            second = const size_of::<[Sums; BLOCKS]>(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, preserves_flags),
+        );
     }
 }

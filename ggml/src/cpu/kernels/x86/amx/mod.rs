@@ -29,7 +29,7 @@ use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-use block32::Panel32;
+use block32::{BLOCKS, Panel32};
 use super_block::SuperPanel;
 
 use super::super::matvec::{Args, Padded, STEP, Weights};
@@ -301,7 +301,8 @@ struct Work<P> {
     panels: [[P; 2]; 2],
     /// The ends of rows that are no whole number of steps, of two groups in turn.
     padded: [[Padded; ROWS]; 2],
-    sums: [[Sums; 2]; 2],
+    /// Of two panels, or of two units in turn.
+    sums: [[Sums; BLOCKS]; 2],
     /// The sums of 32 activations each of two groups in turn.
     pairs: [[[i32; 4]; ROWS]; 2],
 }
@@ -325,7 +326,7 @@ struct Sweep<'a> {
     step: usize,
     shape: &'a mut Shape,
     padded: &'a mut [[Padded; ROWS]; 2],
-    sums: &'a mut [[Sums; 2]; 2],
+    sums: &'a mut [[Sums; BLOCKS]; 2],
     pairs: &'a mut [[[i32; 4]; ROWS]; 2],
 }
 
@@ -356,6 +357,18 @@ impl Sweep<'_> {
         group
     }
 
+    /// What the group after that of a unit needs: the first or the second half of its activations, results of the unit's panel.
+    #[inline(always)]
+    fn ahead(&self, unit: usize) -> Ahead {
+        let (a, first) = (self.args, self.first((unit + 2).min(self.units() - 1)));
+        Ahead {
+            qs: a.x.qs.as_ptr().wrapping_add(first * a.x.k + self.step * STEP + unit % 2 * STEP / 2),
+            qs_stride: a.x.k,
+            y: a.y.wrapping_add(first * a.y_stride + self.row + unit % 2 * ROWS),
+            y_stride: a.y_stride,
+        }
+    }
+
     /// Where the results of a unit go.
     #[inline(always)]
     fn results(&self, unit: usize) -> Results {
@@ -367,6 +380,29 @@ impl Sweep<'_> {
             lanes: ROWS.min(a.n_w.saturating_sub(row)),
             first_step: self.step == 0,
         }
+    }
+}
+
+/// Rows of a step of activations and of results that are needed soon and lie in the second-level cache, far from each other.
+struct Ahead {
+    qs: *const i8,
+    qs_stride: usize,
+    y: *const f32,
+    y_stride: usize,
+}
+
+impl Ahead {
+    /// Asks for a half of a row of a step of activations and a line of results, and goes on to the next row.
+    #[inline(always)]
+    fn fetch_row(&mut self) {
+        // SAFETY: asking for memory is no access; the machine has SSE.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(self.qs);
+            _mm_prefetch::<_MM_HINT_T0>(self.qs.wrapping_add(64));
+            _mm_prefetch::<_MM_HINT_T0>(self.y.cast());
+        }
+        self.qs = self.qs.wrapping_add(self.qs_stride);
+        self.y = self.y.wrapping_add(self.y_stride);
     }
 }
 

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use super::super::super::gemm;
 use super::super::super::matvec::{Args, STEP, Weights};
 use super::super::super::simd::Simd;
+use super::block32::BLOCKS;
 use super::{Amx, Group, LINE, Panel, ROWS, Results, Sums, Sweep};
 use crate::act::SUM;
 
@@ -102,7 +103,7 @@ impl<const SUB: usize> SuperPanel<SUB> {
     /// # Safety
     /// Tiles have the shape for 64 elements and the rows of the group.
     #[inline(always)]
-    unsafe fn multiply(&self, group: &Group, out: &mut [Sums; 2]) {
+    unsafe fn multiply(&self, group: &Group, out: &mut [Sums; BLOCKS]) {
         // SAFETY: 64 bytes at each of four places of each row of the group; a panel; two tiles of sums.
         unsafe {
             asm!(
@@ -152,11 +153,10 @@ impl<const SUB: usize> SuperPanel<SUB> {
         &self,
         s: Amx,
         group: &Group,
-        out: &[Sums; 2],
+        [Sums(low), Sums(high), ..]: &[Sums; BLOCKS],
         (mut sums, sums_stride): (*const i32, usize),
         mut to: Results,
     ) {
-        let [Sums(low), Sums(high)] = out;
         // SAFETY: arrays of 16 numbers of 32 bits; 16 sums of each row of the group.
         unsafe {
             let (d, dmin) = (s.load(self.d.as_ptr()), s.load(self.dmin.as_ptr()));
