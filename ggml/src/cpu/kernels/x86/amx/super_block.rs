@@ -8,7 +8,7 @@ use super::super::super::gemm;
 use super::super::super::matvec::{Args, STEP, Weights};
 use super::super::super::simd::Simd;
 use super::block32::BLOCKS;
-use super::{Amx, Group, LINE, Panel, ROWS, Results, Sums, Sweep};
+use super::{Ahead, Amx, Group, LINE, Panel, ROWS, Results, Sums, Sweep};
 use crate::act::SUM;
 
 /// A step of super-blocks with a scale per `SUB` elements, 16 or 32.
@@ -89,7 +89,15 @@ impl<W: Weights<Amx>, const SUB: usize> Panel<W> for SuperPanel<SUB> {
                         32 => (sweep.pairs[at / 2 % 2].as_ptr().cast(), size_of::<[i32; 4]>()),
                         _ => (before.sums.cast(), before.sums_stride * size_of::<i16>()),
                     };
-                    panels[at % 2].finish::<W>(s, before, &sweep.sums[at % 2], sums, sweep.results(at));
+                    let ahead = sweep.ahead(unit.min(sweep.units() - 1));
+                    panels[at % 2].finish::<W>(
+                        s,
+                        before,
+                        &sweep.sums[at % 2],
+                        sums,
+                        sweep.results(at),
+                        ahead,
+                    );
                 }
             }
             before = group;
@@ -156,6 +164,7 @@ impl<const SUB: usize> SuperPanel<SUB> {
         [Sums(low), Sums(high), ..]: &[Sums; BLOCKS],
         (mut sums, sums_stride): (*const i32, usize),
         mut to: Results,
+        mut ahead: Ahead,
     ) {
         // SAFETY: arrays of 16 numbers of 32 bits; 16 sums of each row of the group.
         unsafe {
@@ -166,6 +175,7 @@ impl<const SUB: usize> SuperPanel<SUB> {
             }
             let mut dx = group.d;
             for t in 0..group.n {
+                ahead.fetch_row();
                 let low = _mm512_load_si512(low[t].as_ptr().cast());
                 let high = _mm512_load_si512(high[t].as_ptr().cast());
                 let sum = _mm512_add_epi32(low, _mm512_slli_epi32::<8>(high));
