@@ -56,7 +56,9 @@ impl<W: Weights<Amx>> Panel<W> for Panel32 {
             let group = sweep.group(unit);
             // SAFETY: tiles have the shape for the group; its results are within what the arguments promise.
             unsafe {
-                multiply(panels, &group, sweep.sums);
+                let x = Side { at: group.qs.cast(), stride: group.qs_stride };
+                let w = Side { at: panels.as_ptr().cast(), stride: size_of::<Self>() };
+                multiply(x, w, 2, sweep.sums);
                 for (v, panel) in panels.iter().enumerate() {
                     let ahead = sweep.ahead(unit + v);
                     panel.scale::<W>(s, &group, &sweep.sums[v], sweep.results(unit + v), ahead);
@@ -110,59 +112,136 @@ impl Panel32 {
     }
 }
 
-/// Two blocks of both panels: four tiles of sums, into which one after the other goes what `$store` has stored of before.
-macro_rules! pair {
-    ($pair:literal, $($store:literal)?) => {
+/// Where a side of a product lies, and the bytes from row to row, or from a panel to the other.
+#[derive(Clone, Copy)]
+pub(super) struct Side {
+    pub at: *const u8,
+    pub stride: usize,
+}
+
+/// A block times a panel. Into its tile of sums goes what `$store` has stored of before.
+macro_rules! product {
+    ($acc:literal, $x:literal, $tile:literal, $w:literal, $block:literal, $($store:literal)?) => {
         concat!(
-            "tileloadd tmm4, [{x} + {stride} + 64*", $pair, "]\n",
-            "tileloadd tmm6, [{w} + {line} + 1024*", $pair, "]\n",
-            $("tilestored [{out} + {line} + 2048*", $store, "], tmm0\n",)?
-            "tilezero tmm0\n",
-            "tdpbssd tmm0, tmm4, tmm6\n",
-            "tileloadd tmm7, [{w} + {line} + {panel} + 1024*", $pair, "]\n",
-            $("tilestored [{out} + {line} + {second} + 2048*", $store, "], tmm1\n",)?
-            "tilezero tmm1\n",
-            "tdpbssd tmm1, tmm4, tmm7\n",
-            "tileloadd tmm5, [{x} + {stride} + 64*", $pair, " + 32]\n",
-            "tileloadd tmm6, [{w} + {line} + 1024*", $pair, " + 512]\n",
-            $("tilestored [{out} + {line} + 2048*", $store, " + 1024], tmm2\n",)?
-            "tilezero tmm2\n",
-            "tdpbssd tmm2, tmm5, tmm6\n",
-            "tileloadd tmm7, [{w} + {line} + {panel} + 1024*", $pair, " + 512]\n",
-            $("tilestored [{out} + {line} + {second} + 2048*", $store, " + 1024], tmm3\n",)?
-            "tilezero tmm3\n",
-            "tdpbssd tmm3, tmm5, tmm7",
+            "tileloadd ", $tile, ", [", $w, " + {line} + 512*", $block, "]\n",
+            $("tilestored [{out} + {line} + ", $store, "], ", $acc, "\n",)?
+            "tilezero ", $acc, "\n",
+            "tdpbssd ", $acc, ", ", $x, ", ", $tile,
         )
     };
 }
 
-/// The sums of all blocks of both panels.
+/// A block of a group.
+macro_rules! block {
+    ($x:literal, $block:literal) => {
+        concat!("tileloadd ", $x, ", [{x} + {stride} + 32*", $block, "]")
+    };
+}
+
+/// The sums of all blocks of a group with one or two panels, `w`, whose blocks follow each other.
 ///
 /// A tile is stored just before it is needed anew: stores then run beside three multiplications, while one right after its
 /// multiplication waits for it, and so does what follows.
 ///
 /// # Safety
-/// Tiles have the shape for 32 elements and the rows of the group.
+/// Tiles have the shape for 32 elements and the rows of the group. A step of each row of the group and of the panels is valid for reads.
 #[inline(always)]
-unsafe fn multiply(panels: &[Panel32; 2], group: &Group, out: &mut [[Sums; BLOCKS]; 2]) {
-    // SAFETY: a step of each row of the group; two panels that follow each other; two times eight tiles of sums.
+pub(super) unsafe fn multiply(x: Side, w: Side, panels: usize, out: &mut [[Sums; BLOCKS]; 2]) {
+    // SAFETY: the caller's promise; eight tiles of sums for each panel.
+    unsafe {
+        if panels == 2 {
+            multiply_two(x, w, out);
+        } else {
+            multiply_one(x, w, &mut out[0]);
+        }
+    }
+}
+
+/// Two panels at once: a block of the group is loaded for both.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn multiply_two(x: Side, w: Side, out: &mut [[Sums; BLOCKS]; 2]) {
+    // SAFETY: the caller's promise.
     unsafe {
         asm!(
-            pair!(0,),
-            pair!(1, 0),
-            pair!(2, 1),
-            pair!(3, 2),
-            "tilestored [{out} + {line} + 6144], tmm0",
-            "tilestored [{out} + {line} + {second} + 6144], tmm1",
-            "tilestored [{out} + {line} + 7168], tmm2",
-            "tilestored [{out} + {line} + {second} + 7168], tmm3",
-            x = in(reg) group.qs,
-            stride = in(reg) group.qs_stride,
-            w = in(reg) panels.as_ptr(),
-            panel = const size_of::<Panel32>(),
+            block!("tmm4", 0),
+            product!("tmm0", "tmm4", "tmm6", "{w}", 0,),
+            product!("tmm1", "tmm4", "tmm7", "{w2}", 0,),
+            block!("tmm5", 1),
+            product!("tmm2", "tmm5", "tmm6", "{w}", 1,),
+            product!("tmm3", "tmm5", "tmm7", "{w2}", 1,),
+            block!("tmm4", 2),
+            product!("tmm0", "tmm4", "tmm6", "{w}", 2, "1024*0"),
+            product!("tmm1", "tmm4", "tmm7", "{w2}", 2, "{second} + 1024*0"),
+            block!("tmm5", 3),
+            product!("tmm2", "tmm5", "tmm6", "{w}", 3, "1024*1"),
+            product!("tmm3", "tmm5", "tmm7", "{w2}", 3, "{second} + 1024*1"),
+            block!("tmm4", 4),
+            product!("tmm0", "tmm4", "tmm6", "{w}", 4, "1024*2"),
+            product!("tmm1", "tmm4", "tmm7", "{w2}", 4, "{second} + 1024*2"),
+            block!("tmm5", 5),
+            product!("tmm2", "tmm5", "tmm6", "{w}", 5, "1024*3"),
+            product!("tmm3", "tmm5", "tmm7", "{w2}", 5, "{second} + 1024*3"),
+            block!("tmm4", 6),
+            product!("tmm0", "tmm4", "tmm6", "{w}", 6, "1024*4"),
+            product!("tmm1", "tmm4", "tmm7", "{w2}", 6, "{second} + 1024*4"),
+            block!("tmm5", 7),
+            product!("tmm2", "tmm5", "tmm6", "{w}", 7, "1024*5"),
+            product!("tmm3", "tmm5", "tmm7", "{w2}", 7, "{second} + 1024*5"),
+            "tilestored [{out} + {line} + 1024*6], tmm0",
+            "tilestored [{out} + {line} + {second} + 1024*6], tmm1",
+            "tilestored [{out} + {line} + 1024*7], tmm2",
+            "tilestored [{out} + {line} + {second} + 1024*7], tmm3",
+            x = in(reg) x.at,
+            stride = in(reg) x.stride,
+            w = in(reg) w.at,
             line = in(reg) LINE,
             out = in(reg) out.as_mut_ptr(),
             second = const size_of::<[Sums; BLOCKS]>(),
+            w2 = in(reg) w.at.wrapping_add(w.stride),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// One panel.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn multiply_one(x: Side, w: Side, out: &mut [Sums; BLOCKS]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            block!("tmm4", 0),
+            product!("tmm0", "tmm4", "tmm6", "{w}", 0,),
+            block!("tmm5", 1),
+            product!("tmm1", "tmm5", "tmm7", "{w}", 1,),
+            block!("tmm4", 2),
+            product!("tmm2", "tmm4", "tmm6", "{w}", 2,),
+            block!("tmm5", 3),
+            product!("tmm3", "tmm5", "tmm7", "{w}", 3,),
+            block!("tmm4", 4),
+            product!("tmm0", "tmm4", "tmm6", "{w}", 4, "1024*0"),
+            block!("tmm5", 5),
+            product!("tmm1", "tmm5", "tmm7", "{w}", 5, "1024*1"),
+            block!("tmm4", 6),
+            product!("tmm2", "tmm4", "tmm6", "{w}", 6, "1024*2"),
+            block!("tmm5", 7),
+            product!("tmm3", "tmm5", "tmm7", "{w}", 7, "1024*3"),
+            "tilestored [{out} + {line} + 1024*4], tmm0",
+            "tilestored [{out} + {line} + 1024*5], tmm1",
+            "tilestored [{out} + {line} + 1024*6], tmm2",
+            "tilestored [{out} + {line} + 1024*7], tmm3",
+            x = in(reg) x.at,
+            stride = in(reg) x.stride,
+            w = in(reg) w.at,
+            line = in(reg) LINE,
+            out = in(reg) out.as_mut_ptr(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack, preserves_flags),

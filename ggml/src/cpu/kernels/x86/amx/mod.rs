@@ -25,9 +25,8 @@ mod super_block;
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::cell::UnsafeCell;
+use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 
 use block32::{BLOCKS, Panel32};
 use super_block::SuperPanel;
@@ -121,13 +120,16 @@ impl Multiply for Tiles {
     fn gemm<W: Weights<Amx>>(s: Amx, w: W, sub: usize, args: &Args<'_>) {
         if W::SUPER {
             match (sub, args.x.rows) {
-                (16, ..=few::MOST) => few::product::<W, 16>(s, w, args),
-                (_, ..=few::MOST) => few::product::<W, 32>(s, w, args),
+                (16, ..=few::MOST) => few::product::<few::SuperRows<16>, W>(s, w, args),
+                (_, ..=few::MOST) => few::product::<few::SuperRows<32>, W>(s, w, args),
                 (16, _) => product::<SuperPanel<16>, W>(s, w, args),
                 _ => product::<SuperPanel<32>, W>(s, w, args),
             }
         } else if W::ACT == 32 && sub == 32 {
-            product::<Panel32, W>(s, w, args);
+            match args.x.rows {
+                ..=few::MOST_32 => few::product::<few::Rows32, W>(s, w, args),
+                _ => product::<Panel32, W>(s, w, args),
+            }
         } else {
             gemm::gemm(s, w, sub, args);
         }
@@ -307,15 +309,37 @@ struct Work<P> {
     pairs: [[[i32; 4]; ROWS]; 2],
 }
 
-/// Room for a [`Work`] of any kind of panel.
-type Room = MaybeUninit<Work<SuperPanel<16>>>;
+// SAFETY: panels, like the rest, are made of integers and floats.
+unsafe impl<P> Plain for Work<P> {}
 
-const _: () = assert!(size_of::<Work<Panel32>>() <= size_of::<Room>());
-const _: () = assert!(size_of::<Work<SuperPanel<32>>>() <= size_of::<Room>());
-const _: () = assert!(align_of::<Room>() == 64, "that of every `Work`");
+/// A kind of memory in which any bytes are valid.
+///
+/// # Safety
+/// They are.
+unsafe trait Plain {}
+
+/// The unit of [`ROOM`].
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line {
+    _bytes: [u8; LINE],
+}
 
 thread_local! {
-    static ROOM: UnsafeCell<Room> = const { UnsafeCell::new(MaybeUninit::zeroed()) };
+    static ROOM: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this thread's memory, which keeps whatever was left in it.
+fn with_room<T: Plain>(f: impl FnOnce(&mut T)) {
+    const { assert!(align_of::<T>() <= align_of::<Line>()) };
+    ROOM.with_borrow_mut(|room| {
+        let lines = size_of::<T>().div_ceil(size_of::<Line>());
+        if room.len() < lines {
+            room.resize(lines, Line { _bytes: [0; LINE] });
+        }
+        // SAFETY: the room is large enough and aligned, borrowed for as long as the reference lives, and any bytes are a `T`.
+        f(unsafe { &mut *room.as_mut_ptr().cast::<T>() });
+    });
 }
 
 /// All activation rows against one step of two panels.
@@ -437,10 +461,7 @@ impl Results {
 
 /// All activation rows against all weights, in panels of a kind.
 fn product<P: Panel<W>, W: Weights<Amx>>(s: Amx, w: W, args: &Args<'_>) {
-    ROOM.with(|room| {
-        // SAFETY: no other reference to this thread's room is alive, since nothing here calls back; it is large enough and
-        // aligned for a `Work`, which is made of integers and floats.
-        let work = unsafe { &mut *room.get().cast::<Work<P>>() };
+    with_room(|work: &mut Work<P>| {
         let mut shape = Shape { elements: P::ELEMENTS, rows: 0 };
         let mut built = 0;
         let mut next: Option<(Args<'_>, usize, usize)> = None;

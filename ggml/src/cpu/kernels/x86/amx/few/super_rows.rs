@@ -1,32 +1,20 @@
-//! Few activation rows against super-blocks: those of an expert in a prompt.
-//!
-//! A panel of weights has them transposed, which takes longer than 16 activation rows take to run against it. Here the roles are
-//! swapped: rows of weights go into tiles as they lie, and the activations, of which there are few, are transposed once for
-//! all rows of weights. A lane is an activation row. The same numbers are multiplied and added in the same order as with
-//! [`super::super_block`], so results have the same bits.
+//! Super-blocks, the other way round. The same numbers are multiplied and added in the same order as with
+//! [`super::super::super_block`], so results have the same bits.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::cell::RefCell;
-use std::ops::Range;
 
-use super::super::super::gemm;
-use super::super::super::matvec::{Args, STEP, Weights};
-use super::super::super::simd::{Kernel, Simd};
-use super::super_block::products;
-use super::{Amx, Group, LINE, ROWS, Shape, Sums};
+use super::super::super::super::gemm;
+use super::super::super::super::matvec::{Args, STEP, Weights};
+use super::super::super::super::simd::Simd;
+use super::super::super_block::products;
+use super::super::{Amx, Group, LINE, ROWS, Sums};
+use super::{Results, SharedSums, Swapped};
 use crate::act::SUM;
 
-/// Activation rows that take this way, in groups of [`ROWS`].
-pub(super) const MOST: usize = 4 * ROWS;
-
-/// Steps times groups that are transposed at once: 300 KB, in the second-level cache.
-const COLUMNS: usize = 64;
-
 /// A step of a group of activation rows, as columns.
-#[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Columns {
+pub(in super::super) struct Columns {
     /// 64 × (16 activation rows × 4 neighbouring elements).
     q: [u8; STEP * ROWS],
     /// Sums over two neighbouring sub-blocks.
@@ -35,9 +23,6 @@ struct Columns {
 }
 
 impl Columns {
-    const ZERO: Columns =
-        Columns { q: [0; STEP * ROWS], sums: [[[0; 2]; ROWS]; STEP / SUM / 2], d: [0.0; ROWS] };
-
     /// Activation rows from `first` on, zeros where there are fewer.
     ///
     /// # Safety
@@ -78,7 +63,7 @@ impl Columns {
 
 /// A step of 16 rows of weights.
 #[repr(align(64))]
-struct Rows {
+pub(in super::super) struct Rows<const SUB: usize> {
     /// Low bytes of element times scale, unsigned.
     low: [[u8; STEP]; ROWS],
     /// High bytes, signed.
@@ -89,28 +74,19 @@ struct Rows {
     dmin: [f32; ROWS],
 }
 
-impl Rows {
-    const ZERO: Rows = Rows {
-        low: [[0; STEP]; ROWS],
-        high: [[0; STEP]; ROWS],
-        min: [[[0; 2]; STEP / SUM / 2]; ROWS],
-        d: [0.0; ROWS],
-        dmin: [0.0; ROWS],
-    };
+impl<W: Weights<Amx>, const SUB: usize> Swapped<W> for Rows<SUB> {
+    type Columns = Columns;
 
-    /// Unpacks a step of 16 rows from `first` on, the last one again where there are fewer.
-    ///
-    /// # Safety
-    /// `first` is a row, `step` a step of it.
+    const ELEMENTS: usize = 64;
+
     #[inline(always)]
-    unsafe fn build<W: Weights<Amx>, const SUB: usize>(
-        &mut self,
-        s: Amx,
-        w: W,
-        args: &Args<'_>,
-        first: usize,
-        step: usize,
-    ) {
+    unsafe fn fill(columns: &mut Columns, s: Amx, args: &Args<'_>, first: usize, step: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { columns.fill::<SUB>(s, args, first, step) };
+    }
+
+    #[inline(always)]
+    unsafe fn build(&mut self, s: Amx, w: W, args: &Args<'_>, first: usize, step: usize) {
         // SAFETY: the rows exist; the arrays have the sizes of their types.
         unsafe {
             for r in 0..ROWS {
@@ -138,12 +114,30 @@ impl Rows {
         }
     }
 
+    #[inline(always)]
+    unsafe fn start(&self, columns: &[Columns], sums: &mut SharedSums) {
+        for (columns, sums) in columns.iter().zip(sums.as_flattened_mut().chunks_exact_mut(2)) {
+            // SAFETY: the caller's promise.
+            unsafe { self.multiply(columns, sums) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(&self, s: Amx, columns: &[Columns], sums: &mut SharedSums, results: &mut [Results]) {
+        for (g, columns) in columns.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { self.scale::<W>(s, columns, &sums.as_flattened()[2 * g..2 * g + 2], &mut results[g]) };
+        }
+    }
+}
+
+impl<const SUB: usize> Rows<SUB> {
     /// Low and high sums for a group of activation rows.
     ///
     /// # Safety
     /// Tiles have the shape for 64 elements and 16 rows.
     #[inline(always)]
-    unsafe fn multiply(&self, columns: &Columns, out: &mut [Sums; 2]) {
+    unsafe fn multiply(&self, columns: &Columns, out: &mut [Sums]) {
         // SAFETY: 64 bytes at each of four places of 16 rows of weights, twice; columns; two tiles of sums.
         unsafe {
             asm!(
@@ -188,13 +182,8 @@ impl Rows {
     /// # Safety
     /// The machine has AVX-512 with VNNI.
     #[inline(always)]
-    unsafe fn finish<W: Weights<Amx>, const SUB: usize>(
-        &self,
-        s: Amx,
-        columns: &Columns,
-        [Sums(low), Sums(high)]: &[Sums; 2],
-        results: &mut Results,
-    ) {
+    unsafe fn scale<W: Weights<Amx>>(&self, s: Amx, columns: &Columns, sums: &[Sums], results: &mut Results) {
+        let (Sums(low), Sums(high)) = (&sums[0], &sums[1]);
         // SAFETY: arrays of 16 numbers of 32 bits.
         unsafe {
             let dx = s.load(columns.d.as_ptr());
@@ -235,138 +224,5 @@ unsafe fn spread(scales: __m256i, part: usize) -> __m512i {
         ));
         let at = _mm512_add_epi16(of_word, _mm512_set1_epi16(4 * part as i16));
         _mm512_permutexvar_epi16(at, _mm512_castsi256_si512(scales))
-    }
-}
-
-/// Results of 16 rows of weights for a group of activation rows.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Results([[f32; ROWS]; ROWS]);
-
-impl Results {
-    const ZERO: Results = Results([[0.0; ROWS]; ROWS]);
-
-    /// What has been stored of the results of rows from `row` on and activation rows from `first` on.
-    ///
-    /// # Safety
-    /// The results of the arguments are valid for reads.
-    #[inline(always)]
-    unsafe fn load(s: Amx, args: &Args<'_>, row: usize, first: usize) -> Results {
-        let (mut rows, mut results) = (Results::ZERO, Results::ZERO);
-        let lanes = ROWS.min(args.n_w - row);
-        // SAFETY: those are results; the arrays have the sizes of their types.
-        unsafe {
-            for t in 0..ROWS.min(args.x.rows - first) {
-                let y = args.y.add((first + t) * args.y_stride + row);
-                s.store(rows.0[t].as_mut_ptr(), s.load_first(y, lanes));
-            }
-            s.transpose(rows.0.as_ptr().cast(), LINE, results.0.as_mut_ptr().cast());
-        }
-        results
-    }
-
-    /// Stores them where [`Results::load`] finds them.
-    ///
-    /// # Safety
-    /// The results of the arguments are valid for writes.
-    #[inline(always)]
-    unsafe fn store(&self, s: Amx, args: &Args<'_>, row: usize, first: usize) {
-        let mut rows = Results::ZERO;
-        let lanes = ROWS.min(args.n_w - row);
-        // SAFETY: those are results; the arrays have the sizes of their types.
-        unsafe {
-            s.transpose(self.0.as_ptr().cast(), LINE, rows.0.as_mut_ptr().cast());
-            for t in 0..ROWS.min(args.x.rows - first) {
-                let y = args.y.add((first + t) * args.y_stride + row);
-                s.store_first(y, lanes, s.load(rows.0[t].as_ptr()));
-            }
-        }
-    }
-}
-
-/// Memory of a product.
-struct Work {
-    columns: Vec<Columns>,
-    /// Weights that run and those that are being unpacked.
-    rows: [Rows; 2],
-    sums: [[Sums; 2]; MOST / ROWS],
-    results: [Results; MOST / ROWS],
-}
-
-thread_local! {
-    static WORK: RefCell<Work> = RefCell::new(Work {
-        columns: vec![Columns::ZERO; COLUMNS],
-        rows: [Rows::ZERO; 2],
-        sums: [[Sums([[0; ROWS]; ROWS]); 2]; MOST / ROWS],
-        results: [Results::ZERO; MOST / ROWS],
-    });
-}
-
-/// At most [`MOST`] activation rows against all weights.
-pub(super) fn product<W: Weights<Amx>, const SUB: usize>(s: Amx, w: W, args: &Args<'_>) {
-    WORK.with_borrow_mut(|work| {
-        let mut shape = Shape { elements: 64, rows: 0 };
-        shape.set_rows(ROWS);
-        let (steps, groups) = (args.x.k / STEP, args.x.rows.div_ceil(ROWS));
-        let pass = COLUMNS / groups;
-        for begin in (0..steps).step_by(pass) {
-            let steps = begin..steps.min(begin + pass);
-            s.vectorize(Pass::<W, SUB> { w, args, steps, groups, work });
-        }
-    });
-}
-
-/// All activation rows against some steps of all weights. Tiles have their shape.
-struct Pass<'a, W, const SUB: usize> {
-    w: W,
-    args: &'a Args<'a>,
-    steps: Range<usize>,
-    groups: usize,
-    work: &'a mut Work,
-}
-
-impl<W: Weights<Amx>, const SUB: usize> Kernel<Amx> for Pass<'_, W, SUB> {
-    #[inline(always)]
-    fn run(self, s: Amx) {
-        let Pass { w, args, steps, groups, work, .. } = self;
-        let Work { columns, rows, sums, results } = work;
-        let n = steps.len();
-        // SAFETY: whoever made `args` promised rows of weights and of activations and room for the results; tiles have
-        // their shape, and what they load has been filled or built.
-        unsafe {
-            for (i, step) in steps.clone().enumerate() {
-                for g in 0..groups {
-                    columns[i * groups + g].fill::<SUB>(s, args, g * ROWS, step);
-                }
-            }
-            // Row by row, the steps of a row in order: while vectors unpack one of them, tiles multiply the one before.
-            let items = args.n_w.div_ceil(ROWS) * n;
-            for item in 0..=items {
-                if let Some(at) = item.checked_sub(1) {
-                    for g in 0..groups {
-                        rows[at % 2].multiply(&columns[at % n * groups + g], &mut sums[g]);
-                    }
-                }
-                if item < items {
-                    let (row, step) = (item / n * ROWS, steps.start + item % n);
-                    rows[item % 2].build::<W, SUB>(s, w, args, row, step);
-                }
-                if let Some(at) = item.checked_sub(1) {
-                    let row = at / n * ROWS;
-                    for g in 0..groups {
-                        if at.is_multiple_of(n) {
-                            let is_first = steps.start == 0;
-                            results[g] =
-                                if is_first { Results::ZERO } else { Results::load(s, args, row, g * ROWS) };
-                        }
-                        let columns = &columns[at % n * groups + g];
-                        rows[at % 2].finish::<W, SUB>(s, columns, &sums[g], &mut results[g]);
-                        if (at + 1).is_multiple_of(n) {
-                            results[g].store(s, args, row, g * ROWS);
-                        }
-                    }
-                }
-            }
-        }
     }
 }
