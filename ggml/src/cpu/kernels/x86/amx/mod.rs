@@ -290,7 +290,7 @@ trait Panel<W: Weights<Amx>>: Sized {
 
     /// Multiplies both panels with all groups of activation rows and adds that to the results.
     ///
-    /// Sums go through memory: those that were stored before are scaled by vectors while tiles compute the next ones.
+    /// Sums go through memory, where vectors scale them.
     ///
     /// # Safety
     /// Of panels that have been built for this.
