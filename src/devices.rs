@@ -254,33 +254,24 @@ pub fn engine(
     if devices.is_empty() {
         return on_processor(cpu);
     }
-    let free: Result<Vec<u64>, GgmlError> = devices.iter().map(|d| d.device().free_memory()).collect();
-    let mut free = free.map_err(|e| Failure::new(e.to_string()).or_hint("--device none runs without it"))?;
+    let mut free = free_memory(&devices)?;
     // What is free is known, what the driver adds to allocations is not: if it does not fit after all, less is tried.
     for _ in 0..4 {
-        let (n_ctx, assignment) = fit(model, options, &free, settings, leeway.context)?;
-        if assignment.used.iter().all(|b| *b == 0) {
+        let plan = Plan::new(model, &cpu, &devices, &free, options, settings, leeway)?;
+        if plan.options.n_ctx != options.n_ctx {
+            log::note(&format!("the context is {} tokens, which fit on the device (-c)", plan.options.n_ctx));
+        }
+        if plan.is_empty() {
             log::note("no device has room for any of the model: everything runs on the processor");
             return on_processor(cpu);
         }
-        let options = EngineOptions { n_ctx, n_batch: options.n_batch.min(n_ctx), ..options.clone() };
-        let (n_batch, assignment) = match long_batches(model, &cpu, &devices, settings, &options, &assignment)
-        {
-            Some(min_rows) => {
-                let wishes = settings.wishes;
-                with_streaming(model, &options, &free, wishes, leeway.batches, assignment, min_rows)
-            }
-            None => (options.n_batch, assignment),
-        };
-        let options = EngineOptions { n_batch, ..options };
-        let sizes = Sizes::new(model, &cache_layers(model, &options), n_ctx, n_batch);
-        let assignment = assignment.with_slots(&sizes, &free, settings.wishes);
-        let backend = combined(model, &cpu, &devices, &assignment)?;
-        let mut engine = Engine::new(model.clone(), backend, options)?.with_fallback(cpu.clone());
+        let backend = combined(model, &cpu, &devices, &plan.assignment)?;
+        let mut engine =
+            Engine::new(model.clone(), backend, plan.options.clone())?.with_fallback(cpu.clone());
         match engine.prepare() {
             Ok(()) => {
                 let slots = engine.backend().slot_use();
-                ::log::info!("{}", describe(model, &devices, &assignment, n_ctx, slots));
+                ::log::info!("{}", plan.describe(model, &devices, slots));
                 return Ok(engine);
             }
             Err(Error::Compute(e @ GgmlError::OutOfMemory { .. })) => {
@@ -296,6 +287,108 @@ pub fn engine(
     }
     log::note("the devices do not give the memory that they say is free: everything runs on the processor");
     on_processor(cpu)
+}
+
+/// Where [`engine`] would place the parts of a model, in a line. Nothing of it is taken; `cpu` is asked for only if there are devices.
+///
+/// # Errors
+/// If what is wished for does not fit, or a device does not answer.
+pub fn foresee(
+    model: &Arc<Model>,
+    cpu: impl FnOnce() -> Result<Arc<Cpu>>,
+    options: &EngineOptions,
+    settings: &DeviceSettings,
+    leeway: Leeway,
+) -> Result<String> {
+    let devices = open_for(model, settings)?;
+    if devices.is_empty() {
+        return Ok("everything on the CPU".into());
+    }
+    let free = free_memory(&devices)?;
+    let plan = Plan::new(model, &*cpu()?, &devices, &free, options, settings, leeway)?;
+    match plan.is_empty() {
+        true => Ok("everything on the CPU: no device has room for any of the model".into()),
+        false => Ok(plan.describe(model, &devices, None)),
+    }
+}
+
+fn free_memory(devices: &[Arc<Cuda>]) -> Result<Vec<u64>> {
+    let free: Result<Vec<u64>, GgmlError> = devices.iter().map(|d| d.device().free_memory()).collect();
+    free.map_err(|e| Failure::new(e.to_string()).or_hint("--device none runs without it"))
+}
+
+/// The places of all parts, and the options with the context and the batches that go with them.
+struct Plan {
+    options: EngineOptions,
+    assignment: Assignment,
+}
+
+impl Plan {
+    fn new(
+        model: &Arc<Model>,
+        cpu: &Cpu,
+        devices: &[Arc<Cuda>],
+        free: &[u64],
+        options: &EngineOptions,
+        settings: &DeviceSettings,
+        leeway: Leeway,
+    ) -> Result<Plan> {
+        let (n_ctx, assignment) = fit(model, options, free, settings, leeway.context)?;
+        let options = EngineOptions { n_ctx, n_batch: options.n_batch.min(n_ctx), ..options.clone() };
+        let mut plan = Plan { options, assignment };
+        if plan.is_empty() {
+            return Ok(plan);
+        }
+        let long = long_batches(model, cpu, devices, settings, &plan.options, &plan.assignment);
+        if let Some(min_rows) = long {
+            let Plan { options, assignment } = plan;
+            let (n_batch, assignment) =
+                with_streaming(model, &options, free, settings.wishes, leeway.batches, assignment, min_rows);
+            plan = Plan { options: EngineOptions { n_batch, ..options }, assignment };
+        }
+        let layers = cache_layers(model, &plan.options);
+        let sizes = Sizes::new(model, &layers, n_ctx, plan.options.n_batch);
+        plan.assignment = plan.assignment.with_slots(&sizes, free, settings.wishes);
+        Ok(plan)
+    }
+
+    /// Whether nothing is on a device.
+    fn is_empty(&self) -> bool {
+        self.assignment.used.iter().all(|b| *b == 0)
+    }
+
+    /// Where everything is, in a line. Without `slots`, which only a backend knows, the memory for them.
+    fn describe(&self, model: &Model, devices: &[Arc<Cuda>], slots: Option<SlotUse>) -> String {
+        let a = &self.assignment;
+        let n = a.layers.len();
+        let (layers, experts) = a.on_devices();
+        let mut text = format!("{layers} of {n} layers on devices");
+        if model.network().experts().is_some() {
+            let _ = write!(text, ", the experts of {experts}");
+        }
+        if let Some(s) = a.streaming {
+            let _ = write!(text, ", the others sent to them for batches of {} tokens and more", s.min_rows);
+        }
+        let room: u64 = a.slots.iter().sum();
+        match slots {
+            Some(s) if s.slots > 0 => {
+                let _ = write!(text, ", {} slots ({}) for those used most", s.slots, Bytes(s.bytes));
+            }
+            None if room > 0 => {
+                let _ = match a.most_slots {
+                    usize::MAX => write!(text, ", up to {} for those used most", Bytes(room)),
+                    n => write!(text, ", up to {n} slots for those used most"),
+                };
+            }
+            _ => {}
+        }
+        for ((device, used), slots) in devices.iter().zip(&a.used).zip(&a.slots) {
+            let p = device.device().properties();
+            let _ = write!(text, "; cuda{}: {} of {}", p.ordinal, Bytes(used + slots), Bytes(p.memory));
+        }
+        let _ = write!(text, "; context {}", self.options.n_ctx);
+        text
+    }
 }
 
 /// The shortest context that is chosen to have more of a model on devices.
@@ -322,7 +415,6 @@ fn fit(
     let shorter = |n: &usize| Some(n / 2).filter(|n| fitting && *n >= MIN_CONTEXT);
     for n_ctx in std::iter::successors(shorter(&options.n_ctx), shorter) {
         if let Some(a) = assigned(n_ctx).ok().filter(complete) {
-            log::note(&format!("the context is {n_ctx} tokens, which fit on the device (-c)"));
             return Ok((n_ctx, a));
         }
     }
@@ -430,34 +522,6 @@ fn combined(
     let devices = devices.iter().map(|d| d.clone() as Arc<dyn Backend>);
     let backends = [cpu.clone() as Arc<dyn Backend>].into_iter().chain(devices).collect();
     Ok(Arc::new(Hybrid::new(backends, placement)?))
-}
-
-/// Where everything is, in a line.
-fn describe(
-    model: &Model,
-    devices: &[Arc<Cuda>],
-    a: &Assignment,
-    n_ctx: usize,
-    slots: Option<SlotUse>,
-) -> String {
-    let n = a.layers.len();
-    let (layers, experts) = a.on_devices();
-    let mut text = format!("{layers} of {n} layers on devices");
-    if model.network().experts().is_some() {
-        let _ = write!(text, ", the experts of {experts}");
-    }
-    if let Some(s) = a.streaming {
-        let _ = write!(text, ", the others sent to them for batches of {} tokens and more", s.min_rows);
-    }
-    if let Some(s) = slots.filter(|s| s.slots > 0) {
-        let _ = write!(text, ", {} slots ({}) for those used most", s.slots, Bytes(s.bytes));
-    }
-    for ((device, used), slots) in devices.iter().zip(&a.used).zip(&a.slots) {
-        let p = device.device().properties();
-        let _ = write!(text, "; cuda{}: {} of {}", p.ordinal, Bytes(used + slots), Bytes(p.memory));
-    }
-    let _ = write!(text, "; context {n_ctx}");
-    text
 }
 
 #[cfg(test)]

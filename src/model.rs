@@ -133,20 +133,23 @@ impl Loaded {
     /// # Errors
     /// If the context takes more memory than there is, or a format does not fit the model.
     pub fn session(&self, settings: &EngineSettings, context: Context) -> Result<Session> {
-        let n_ctx = self.context(settings, context)?;
-        let options = EngineOptions {
-            n_ctx,
-            k_ty: settings.cache.0,
-            v_ty: settings.cache.1,
-            n_batch: settings.n_batch.min(n_ctx),
-            mla: mla_form(settings.mla),
-        };
+        let options = engine_options(settings, self.context(settings, context)?);
         let cpu = Arc::new(backend(settings.threads.unwrap_or_else(default_threads))?);
-        let leeway = Leeway { context: context == Context::Fitting, batches: settings.longer_batches };
+        let leeway = leeway(settings, context);
         let engine = devices::engine(&self.model, cpu, &options, &settings.devices, leeway)?;
         let (backend, n_batch) = (engine.backend().name(), engine.options().n_batch);
         ::log::info!("{} on {backend}: context {}, batches of {n_batch}", self.name, engine.options().n_ctx);
         Ok(Session::new(engine))
+    }
+
+    /// Where its parts would be placed with so many tokens of context, in words.
+    ///
+    /// # Errors
+    /// If what is wished for does not fit, or a device does not answer.
+    pub fn placement(&self, settings: &EngineSettings, n_ctx: usize) -> Result<String> {
+        let cpu = || backend(settings.threads.unwrap_or_else(default_threads)).map(Arc::new);
+        let (options, leeway) = (engine_options(settings, n_ctx), leeway(settings, settings.context));
+        devices::foresee(&self.model, cpu, &options, &settings.devices, leeway)
     }
 
     /// Tokens of context: what was asked for, if there is memory for it.
@@ -209,6 +212,20 @@ pub fn backend(threads: NonZeroUsize) -> Result<Cpu> {
     Cpu::with_kernels(threads, kernels).map_err(|e| {
         Failure::new(format!("cannot start {threads} threads: {e}")).or_hint("use fewer with -t")
     })
+}
+
+fn engine_options(settings: &EngineSettings, n_ctx: usize) -> EngineOptions {
+    EngineOptions {
+        n_ctx,
+        k_ty: settings.cache.0,
+        v_ty: settings.cache.1,
+        n_batch: settings.n_batch.min(n_ctx),
+        mla: mla_form(settings.mla),
+    }
+}
+
+fn leeway(settings: &EngineSettings, context: Context) -> Leeway {
+    Leeway { context: context == Context::Fitting, batches: settings.longer_batches }
 }
 
 /// The form of latent attention that is asked for; `None` is whichever costs less.

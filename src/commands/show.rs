@@ -62,6 +62,8 @@ struct ModelInfo {
     context_length: usize,
     sampling: SamplingInfo,
     memory: MemoryInfo,
+    /// Where its parts would be placed now, in words; why not, if they cannot be as asked for.
+    placement: String,
 }
 
 #[derive(Serialize)]
@@ -229,6 +231,7 @@ impl ModelInfo {
         let model: &Model = &loaded.model;
         let (base, experts) = (model.base(), model.network().experts());
         let sampling = loaded.sampling(&settings::Sampling::default());
+        let memory = MemoryInfo::new(model, settings);
         ModelInfo {
             layers: base.n_layer,
             embedding_length: base.n_embd,
@@ -242,7 +245,11 @@ impl ModelInfo {
                 top_p: sampling.top_p,
                 min_p: sampling.min_p,
             },
-            memory: MemoryInfo::new(model, settings),
+            placement: match loaded.placement(settings, memory.context) {
+                Ok(text) => text,
+                Err(e) => format!("not possible: {}", e.message().unwrap_or_default()),
+            },
+            memory,
         }
     }
 
@@ -283,7 +290,7 @@ impl ModelInfo {
                 ),
             ),
             ("in all", format!("{} with {} tokens of context{free}", Bytes(m.total), m.context)),
-            ("placement", "everything on the CPU".into()),
+            ("placement", self.placement.clone()),
         ]
     }
 }

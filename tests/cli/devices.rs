@@ -99,6 +99,32 @@ fn a_model_answers_the_same_wherever_its_parts_are() {
 }
 
 #[test]
+fn show_says_where_parts_would_be() {
+    let shown = |told: &[(&str, &str)], more: &[&str]| {
+        let mut command = simulated(told)?;
+        Some(ran(&mut command, &[&["show"], more].concat()).done().stdout)
+    };
+    for (more, says) in [
+        (&[][..], " layers on devices, the experts of"),
+        (&["--cpu-moe"], "the experts of 0"),
+        (&["--cpu-moe"], " for those used most"),
+        (&["--cpu-moe", "--expert-slots", "3"], "up to 3 slots for those used most"),
+        (&["-ngl", "2", "-c", "1000"], "2 of "),
+        (&["-ngl", "2", "-c", "1000"], "context 1000"),
+        (&["--device", "none"], "everything on the CPU\n"),
+    ] {
+        let Some(text) = shown(&[], more) else { return };
+        assert!(text.contains(says), "{more:?}: {text}");
+    }
+    let small = [("FAKE_CUDA_MEMORY", "100000000")];
+    assert!(shown(&small, &[]).unwrap().contains("everything on the CPU: no device has room"));
+    assert!(shown(&small, &["-ngl", "99"]).unwrap().contains("not possible: "));
+    let broken = [("FAKE_CUDA_FAIL", "cuMemGetInfo_v2:1=2")];
+    let json: serde_json::Value = serde_json::from_str(&shown(&broken, &["--json"]).unwrap()).unwrap();
+    assert!(json["model"]["placement"].as_str().unwrap().starts_with("not possible: "), "{json}");
+}
+
+#[test]
 fn too_little_memory_is_refused_with_numbers_or_left_alone() {
     let small = [("FAKE_CUDA_MEMORY", "100000000")];
     let Some(mut command) = simulated(&small) else { return };
