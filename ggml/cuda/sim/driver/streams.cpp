@@ -14,6 +14,8 @@ constexpr unsigned NON_BLOCKING = 1;
 struct Event {
     Stream* stream = nullptr;
     uint64_t after = 0;
+    // Whether somebody has asked for it since it was recorded.
+    bool asked = false;
     std::shared_ptr<Graph> captured;
 };
 
@@ -166,6 +168,7 @@ API(cuEventRecord)(void* handle, void* stream) {
     e->captured = s->capture;
     e->stream = s;
     e->after = s->added;
+    e->asked = false;
     return SUCCESS;
 }
 
@@ -200,8 +203,12 @@ API(cuEventQuery)(void* handle) {
     auto* e = static_cast<Event*>(handle);
     if (!events.count(e)) return INVALID_HANDLE;
     if (!e->stream || e->stream->done >= e->after) return SUCCESS;
-    if (const int code = drain(*e->stream, e->after)) return code;
-    return NOT_READY;
+    // The first question finds it at work, and nothing has been done then: who takes that for a yes is noticed.
+    if (!e->asked) {
+        e->asked = true;
+        return NOT_READY;
+    }
+    return drain(*e->stream, e->after);
 }
 
 API(cuEventElapsedTime)(float* ms, void* first, void* second) {
