@@ -19,7 +19,7 @@ pub(super) use super_rows::Rows as SuperRows;
 /// Activation rows that take this way at most, in groups of [`ROWS`].
 pub(super) const MOST: usize = 4 * ROWS;
 
-/// Steps times groups that are transposed at once: 300 KB, in the second-level cache.
+/// Steps times groups that are transposed at once: some 300 KB, in the second-level cache.
 const COLUMNS: usize = 64;
 
 /// Sums of one run of tiles: two for each group, or those of all blocks of two groups.

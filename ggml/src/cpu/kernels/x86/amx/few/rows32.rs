@@ -104,7 +104,8 @@ impl<W: Weights<Amx>> Swapped<W> for Rows32 {
 }
 
 impl Rows32 {
-    /// Scales the sums of a group and adds them to its results.
+    /// Scales the sums of a group and adds them to its results. As in `block32`, but written again: in one function for both,
+    /// prompts of Q8_0 were 4% slower.
     ///
     /// # Safety
     /// The machine has AVX-512.
